@@ -1,0 +1,1 @@
+"""Machines as data: instruction sets, features, cores and memory spaces."""
