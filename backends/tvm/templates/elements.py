@@ -1,0 +1,127 @@
+"""Single elements of a task's values, as expressions: how prologues and epilogues are fused.
+
+Nodes are lowered to TE computes by the tables of `backends/tvm/lower`; this module inlines those
+computes at the index a template asks for. Values a template computes itself (its anchor) are cut:
+they become sources, read through a function the template gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import tvm_ffi
+from tvm import te, tirx
+from tvm.ir import Call, Expr, Var
+from tvm.tirx import Buffer
+
+from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.lower import lower_node
+from optc.backends.tvm.templates.loops import Code, Index, as_index
+from optc.ir.graph import Graph, Value
+from optc.ir.types import TensorType
+
+Read = Callable[[Sequence[Expr]], Expr]
+
+
+class NotElementwise(Exception):
+    """A value's elements need a loop to compute (a reduction, a scan): it cannot be inlined."""
+
+
+def placeholder(value: Value, name: str) -> te.Tensor:
+    """A TE input of the value's type."""
+    return te.placeholder(value.shape, tvm_dtype(value.type.dtype), name)
+
+
+def parameter(type: TensorType, name: str) -> Buffer:
+    """A function parameter of that type, dense and row-major."""
+    return tirx.decl_buffer(type.shape, tvm_dtype(type.dtype), name)
+
+
+def tensors_of(body: Graph, cut: Iterable[Value] = ()) -> dict[Value, te.Tensor]:
+    """Every value of the body as a TE tensor; inputs and `cut` values are placeholders.
+
+    Nodes all of whose outputs are cut are not lowered. Constants of a body are splats: an array
+    of weights reaches a task as an input. Raises what `lower_node` raises.
+    """
+    cuts = set(cut)
+    tensors = {value: placeholder(value, f"in{i}") for i, value in enumerate(body.inputs)}
+    for value, constant in body.constants.items():
+        tensors[value] = _splat(value.type, constant.splat)
+    for node in body.nodes:
+        if cuts.issuperset(node.outputs):
+            results: Sequence[te.Tensor] = [placeholder(v, "anchor") for v in node.outputs]
+        else:
+            results = lower_node(node, [tensors[v] for v in node.inputs])
+        tensors.update(zip(node.outputs, results, strict=True))
+    return tensors
+
+
+class Elements:
+    """Reads elements of tensors by inlining. `sources` says how placeholders are read.
+
+    One object serves one block of code: what it bound there it hands back for the same index, so
+    a value used many times is computed once.
+    """
+
+    def __init__(self, sources: dict[te.Tensor, Read], code: Code | None = None) -> None:
+        self._sources = sources
+        self._code = code
+        self._bound: list[tuple[te.Tensor, list[Expr], Expr]] = []
+
+    def at(self, tensor: te.Tensor, index: Index) -> Expr:
+        """The element at `index`; raises NotElementwise when it takes a loop to compute."""
+        where = [as_index(i) for i in index]
+        if tensor in self._sources:
+            return self._sources[tensor](where)
+        known = self._recall(tensor, where)
+        if known is not None:
+            return known
+        result = self._inline(tensor, where)
+        if self._code is not None:
+            result = self._code.bind(result, tensor.op.name)
+            self._bound.append((tensor, where, result))
+        return result
+
+    def _recall(self, tensor: te.Tensor, where: list[Expr]) -> Expr | None:
+        for other, index, result in self._bound:
+            if other == tensor and all(map(tvm_ffi.structural_equal, index, where)):
+                return result
+        return None
+
+    def _inline(self, tensor: te.Tensor, where: list[Expr]) -> Expr:
+        op = tensor.op
+        if not isinstance(op, te.ComputeOp) or op.reduce_axis:
+            raise NotElementwise(op.name)
+        places = {axis.var: i for axis, i in zip(op.axis, where, strict=True)}
+        body = op.body[tensor.value_index]
+        # Behind a condition nothing may be computed early: it could read out of bounds.
+        inner = Elements(self._sources) if _has_condition(body) else self
+
+        def variable(item: Var, _: tvm_ffi.StructuralMutator) -> Expr:
+            return places.get(item, item)
+
+        def call(item: Call, mutator: tvm_ffi.StructuralMutator) -> Expr:
+            if item.op.name != _LOAD:
+                return mutator.default_mutate(item)
+            source, *index = item.args
+            return inner.at(source, [mutator.mutate(i) for i in index])
+
+        return tvm_ffi.structural_mutate(body, [(Call, call), (Var, variable)])
+
+
+_LOAD = "te.tensor_load"
+_CONDITION = "prim.if_then_else"
+
+
+def _has_condition(body: Expr) -> bool:
+    def found(item: Call) -> tvm_ffi.VisitInterrupt | None:
+        return tvm_ffi.VisitInterrupt(True) if item.op.name == _CONDITION else None
+
+    return tvm_ffi.structural_walk(body, (Call, found)) is not None
+
+
+def _splat(type: TensorType, value: float | None) -> te.Tensor:
+    if value is None:
+        raise ValueError(f"a task's body holds a {type} constant that is not a splat")
+    dtype = tvm_dtype(type.dtype)
+    return te.compute(type.shape, lambda *_: tirx.const(value, dtype), name="splat")

@@ -1,0 +1,110 @@
+"""Writing TIR by hand without noise: nested `with` blocks become loops and branches.
+
+    code = Code()
+    with code.parallel("row", 128) as row, code.vector("lane", 16) as lane:
+        x = code.bind(a[row, lane])
+        code.store(out, (row, lane), x * x)
+    function = code.function("square", inputs=[a], outputs=[out])
+
+Templates write loops directly rather than transform a schedule: ragged edges, register tiles and
+epilogues that move data are then plain Python, and a kernel lowers in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import Buffer, ForKind, PrimFunc, Stmt, Var
+
+Index = Sequence[Expr | int]
+
+# LLVM keeps a "local" array in registers when every index into it is a constant after unrolling.
+REGISTERS = "local"
+
+
+class Code:
+    """Statements under construction."""
+
+    def __init__(self) -> None:
+        self._blocks: list[list[Stmt]] = [[]]
+
+    def add(self, statement: Stmt) -> None:
+        """Append a statement to the innermost open block."""
+        self._blocks[-1].append(statement)
+
+    def bind(self, value: Expr, name: str = "v") -> Expr:
+        """Compute `value` once, here; constants and variables are handed back as they are."""
+        if isinstance(value, Var | tirx.IntImm | tirx.FloatImm):
+            return value
+        variable = Var(name, value.ty)
+        self.add(tirx.Bind(variable, value))
+        return variable
+
+    def store(self, buffer: Buffer, index: Index, value: Expr) -> None:
+        """`buffer[index] = value`."""
+        self.add(tirx.BufferStore(buffer, value, [as_index(i) for i in index]))
+
+    def scratch(self, name: str, shape: Sequence[int], dtype: str, scope: str = "local") -> Buffer:
+        """Memory that lives to the end of the open block: "local" for tiles, "global" if large."""
+        buffer = tirx.decl_buffer(tuple(shape), dtype, name, scope=scope, data_alignment=64)
+        self.add(tirx.AllocBuffer(buffer))
+        return buffer
+
+    @contextmanager
+    def loop(
+        self, name: str, extent: Expr | int, kind: ForKind = ForKind.SERIAL
+    ) -> Iterator[Expr]:
+        """Run the block for 0 <= index < extent; an extent of 1 makes no loop."""
+        if isinstance(extent, int) and extent == 1:
+            yield tirx.const(0, "int32")
+            return
+        variable = Var(name, "int32")
+        with self._block() as body:
+            yield variable
+        self.add(tirx.For(variable, as_index(0), as_index(extent), kind, body[0]))
+
+    def parallel(self, name: str, extent: Expr | int):  # type: ignore[no-untyped-def]
+        """A loop shared among threads in contiguous, equal parts."""
+        return self.loop(name, extent, ForKind.PARALLEL)
+
+    def unrolled(self, name: str, extent: int):  # type: ignore[no-untyped-def]
+        """A loop written out."""
+        return self.loop(name, extent, ForKind.UNROLLED)
+
+    def vector(self, name: str, lanes: int):  # type: ignore[no-untyped-def]
+        """A loop that becomes vector instructions of that many lanes."""
+        return self.loop(name, lanes, ForKind.VECTORIZED)
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """Run the block if the condition holds."""
+        with self._block() as body:
+            yield
+        self.add(tirx.IfThenElse(condition, body[0], None))
+
+    def function(self, symbol: str, parameters: Sequence[Buffer]) -> PrimFunc:
+        """Close: a function of these buffers. They do not overlap."""
+        (block,) = self._blocks
+        function = PrimFunc(list(parameters), _sequence(block))
+        return function.with_attr("global_symbol", symbol).with_attr("tirx.noalias", True)
+
+    @contextmanager
+    def _block(self) -> Iterator[list[Stmt]]:
+        closed: list[Stmt] = []
+        self._blocks.append([])
+        yield closed
+        closed.append(_sequence(self._blocks.pop()))
+
+
+def as_index(value: Expr | int) -> Expr:
+    """Indices are int32: no tensor of a kernel has 2^31 elements."""
+    return tirx.const(value, "int32") if isinstance(value, int) else value
+
+
+def _sequence(block: list[Stmt]) -> Stmt:
+    if not block:
+        return tirx.Evaluate(tirx.const(0, "int32"))
+    return block[0] if len(block) == 1 else tirx.SeqStmt(block)
