@@ -1,0 +1,1 @@
+"""Transformations from Module to Module; one pass per file."""

@@ -1,0 +1,114 @@
+"""What a pass is: a frozen dataclass whose fields are its options, and one method.
+
+Contract: `run` gets a verified module and returns a module that verifies; it returns the same
+object when it changed nothing; it sees nothing but its arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar, Protocol
+
+from optc.ir.diagnostics import NOWHERE, Diagnostic, InternalError, Loc, OptcError, Severity
+from optc.ir.module import Module
+from optc.ir.printer import literal, print_module
+from optc.ir.targets.target import Target
+from optc.ir.verify import verify
+
+
+class Effect(Enum):
+    """What a pass may do to the numbers."""
+
+    EXACT = "exact"  # the same bits
+    ROUNDING = "rounding"  # the same formula over the reals
+    LOSSY = "lossy"  # another function, within a budget
+
+
+@dataclass(frozen=True, eq=False)
+class PassContext:
+    """All that a pass may see besides the module."""
+
+    target: Target
+    exact: bool = False  # drop passes that are not EXACT
+    seed: int = 0
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def remark(self, code: str, message: str, loc: Loc = NOWHERE) -> None:
+        """Say why something was or was not done; equal remarks are kept once."""
+        finding = Diagnostic(code, message, Severity.REMARK, loc)
+        if finding not in self.diagnostics:
+            self.diagnostics.append(finding)
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """Base of all passes. Fields are options, spelled `name{option=value}` on the command line."""
+
+    name: ClassVar[str]
+    effect: ClassVar[Effect]
+
+    @abstractmethod
+    def run(self, module: Module, ctx: PassContext) -> Module:
+        """The transformed module; the same object when there was nothing to do."""
+
+    def __str__(self) -> str:
+        options = [
+            f"{option.name}={literal(getattr(self, option.name))}"
+            for option in dataclasses.fields(self)
+            if getattr(self, option.name) != option.default
+        ]
+        return f"{self.name}{{{','.join(options)}}}" if options else self.name
+
+
+class Observer(Protocol):
+    """Watches a pipeline: timing, dumps, changes, numeric checks."""
+
+    def before(self, step: Pass, module: Module) -> None:
+        """Called before a pass runs."""
+
+    def after(self, step: Pass, before: Module, after: Module) -> None:
+        """Called after a pass ran and its result was verified."""
+
+
+class PassFailure(InternalError):
+    """A pass raised, or broke the module. Holds what reproduces it: the input and the pipeline."""
+
+    def __init__(self, step: Pass, module: Module, reason: str) -> None:
+        self.step = step
+        self.reproducer = f"// optc opt - -p '{step}'\n{print_module(module)}"
+        super().__init__(f"pass {step} failed: {reason}")
+
+
+def run_passes(
+    module: Module, passes: Sequence[Pass], ctx: PassContext, observers: Sequence[Observer] = ()
+) -> Module:
+    """Run passes in order, verifying after each; raises PassFailure for our own mistakes."""
+    for step in passes:
+        if ctx.exact and step.effect is not Effect.EXACT:
+            continue
+        for observer in observers:
+            observer.before(step, module)
+        result = _run_one(step, module, ctx)
+        for observer in observers:
+            observer.after(step, module, result)
+        module = result
+    return module
+
+
+def _run_one(step: Pass, module: Module, ctx: PassContext) -> Module:
+    try:
+        result = step.run(module, ctx)
+    except (OptcError, InternalError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as problem:
+        raise PassFailure(step, module, f"{type(problem).__name__}: {problem}") from problem
+    if result is module:
+        return module
+    findings = verify(result)
+    if findings:
+        raise PassFailure(step, module, "\n".join(map(str, findings[:5])))
+    return result

@@ -1,0 +1,1 @@
+"""Passes that group nodes into Tasks, each of which becomes one kernel."""

@@ -1,0 +1,1 @@
+"""Passes that find again the large ops that export decomposed: norms, softmax, attention."""

@@ -1,0 +1,143 @@
+"""Rewriting: walk a graph in order, offer each node to the rules of its op, rebuild what changed.
+
+A rule answers with the values that replace the node's outputs, with None (not my pattern), or
+with a Miss (mine, but no), which becomes a remark. Rules look upwards only, through producers
+that have been rewritten already, so one walk cascades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from optc.ir.builder import Builder, live_nodes
+from optc.ir.constant import Constant
+from optc.ir.graph import Graph, Node, Value
+from optc.ir.module import Module
+from optc.ir.ops.base import Op
+from optc.passes.base import PassContext
+
+ROUNDS = 16  # walks at most; each must change something, and rules make graphs smaller or simpler
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A pattern that was recognised and refused, and why."""
+
+    reason: str
+
+
+Answer = Value | tuple[Value, ...] | Miss | None
+
+
+class Site:
+    """What a rule may see and do at the node that it is offered."""
+
+    def __init__(self, graph: Graph, ctx: PassContext) -> None:
+        self.ctx = ctx
+        self.builder = Builder(graph.name)
+        self.builder.inputs = list(graph.inputs)
+        self.builder.constants = dict(graph.constants)
+        self.replaced: dict[Value, Value] = {}
+        self.uses_of = {value: len(nodes) for value, nodes in graph.users.items()}
+        for value in graph.outputs:
+            self.uses_of[value] = self.uses_of.get(value, 0) + 1
+        self.hint = ""
+
+    def emit(self, op: Op, *inputs: Value, hint: str = "") -> Value:
+        """Add a node with one output; it is named after the value that is being replaced."""
+        return self.builder.emit(op, *inputs, hint=hint or self.hint)
+
+    def emit_all(self, op: Op, *inputs: Value) -> tuple[Value, ...]:
+        """Add a node and return all its outputs."""
+        return self.builder.emit_all(op, *inputs, hint=self.hint)
+
+    def constant(self, item: Constant, hint: str = "c") -> Value:
+        """Add a constant."""
+        return self.builder.constant(item, hint)
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that computes `value` in the new graph; None for inputs and constants."""
+        return self.builder.producer(value)
+
+    def constant_of(self, value: Value) -> Constant | None:
+        """The constant behind `value`, or None."""
+        return self.builder.constant_of(value)
+
+    def uses(self, value: Value) -> int:
+        """How often the original graph reads the value that `value` stands for."""
+        return self.uses_of.get(value, 1)
+
+    def resolve(self, value: Value) -> Value:
+        """The value that stands for `value` in the new graph."""
+        return self.replaced.get(value, value)
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Let `new` stand for `old` from here on."""
+        if new is old:
+            return
+        self.replaced[old] = new
+        self.uses_of[new] = self.uses_of.get(new, 0) + self.uses_of.get(old, 0)
+
+
+Rule = Callable[[Node, Site], Answer]
+Rules = Mapping[type[Op], Sequence[Rule]]
+
+
+def rewrite(module: Module, rules: Rules, ctx: PassContext, *, code: str) -> Module:
+    """Apply rules to every graph until nothing changes; refusals become remarks under `code`."""
+    return module.with_graphs(
+        tuple(rewrite_graph(graph, rules, ctx, code=code) for graph in module.graphs)
+    )
+
+
+def rewrite_graph(graph: Graph, rules: Rules, ctx: PassContext, *, code: str) -> Graph:
+    """`rewrite` for one graph; the same object when no rule fired."""
+    for _ in range(ROUNDS):
+        result = _walk(graph, rules, ctx, code)
+        if result is graph:
+            return graph
+        graph = result
+    return graph
+
+
+def _walk(graph: Graph, rules: Rules, ctx: PassContext, code: str) -> Graph:
+    site = Site(graph, ctx)
+    changed = False
+    for old in graph.nodes:
+        node = remap(old, site.resolve)
+        answer = _offer(node, site, rules.get(type(node.op), ()), code)
+        if answer is None:
+            site.builder.append(node)
+            continue
+        changed = True
+        for before, after in zip(node.outputs, answer, strict=True):
+            site.replace(before, after)
+    if not changed:
+        return graph
+    outputs = [site.resolve(value) for value in graph.outputs]
+    site.builder.nodes = list(live_nodes(site.builder.nodes, outputs))
+    return site.builder.build(outputs)
+
+
+def _offer(node: Node, site: Site, rules: Sequence[Rule], code: str) -> tuple[Value, ...] | None:
+    site.builder.loc = node.loc
+    site.hint = node.outputs[0].hint if node.outputs else ""
+    for rule in rules:
+        mark = len(site.builder.nodes)
+        answer = rule(node, site)
+        if isinstance(answer, Miss):
+            site.ctx.remark(code, f"{node.op.name} left as it is: {answer.reason}", node.loc)
+        if answer is None or isinstance(answer, Miss):
+            del site.builder.nodes[mark:]
+            continue
+        return answer if isinstance(answer, tuple) else (answer,)
+    return None
+
+
+def remap(node: Node, resolve: Callable[[Value], Value]) -> Node:
+    """The node reading resolved inputs; the same object when they are the same."""
+    inputs = tuple(map(resolve, node.inputs))
+    if all(new is old for new, old in zip(inputs, node.inputs, strict=True)):
+        return node
+    return replace(node, inputs=inputs)
