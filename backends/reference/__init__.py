@@ -1,0 +1,1 @@
+"""The meaning of every op in torch: the oracle of tests and calibration."""
