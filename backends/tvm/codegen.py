@@ -1,0 +1,124 @@
+"""TIR functions to object code with a plain C interface.
+
+TVM's own pipeline ends in its packed calling convention, whose glue would have to travel with every
+artifact. This one stops before it: a function of buffers becomes
+
+    int32_t symbol(void* a0, void* a1, ... [, void* workspace]);      // 0: done
+
+and needs nothing but `__TVMBackendParallelLaunch`, a pointer to the function that runs parallel
+loops, which the runtime defines. LLVM runs without the interpreter lock: call from several threads.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.tirx import PrimFunc
+
+from optc.backends.tvm.elf import undefined_symbols
+from optc.backends.tvm.target_info import CpuTarget
+from optc.backends.tvm.workspace import to_workspace
+
+PARALLEL_LAUNCH = "__TVMBackendParallelLaunch"
+# What C's libraries give on every target: libm is linked, the others come with the compiler.
+_LIBRARY = frozenset(
+    name + suffix
+    for name in (
+        "acos acosh asin asinh atan atan2 atanh ceil cos cosh erf exp exp2 expm1 floor fma fmax fmin"
+        " fmod log log10 log1p log2 nearbyint pow rint round roundeven sin sinh sqrt tan tanh trunc"
+        " ldexp hypot nextafter copysign"
+    ).split()
+    for suffix in ("", "f")
+) | {"memcpy", "memmove", "memset", "bzero"}
+
+
+class CodegenError(Exception):
+    """A kernel could not be compiled, or needs a symbol that no artifact provides."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCode:
+    """A relocatable object, and workspace bytes each function wants as its last parameter (0: none)."""
+
+    data: bytes
+    workspace: dict[str, int]
+
+
+def _schedule_passes() -> list[tvm.transform.Pass]:
+    schedule, tir = s_tir.transform, tirx.transform
+    return [
+        schedule.CanonicalizeLoop(),
+        schedule.LowerInitBlock(),
+        schedule.PlanAndUpdateBufferAllocationLocation(),
+        schedule.ConvertBlocksToOpaque(),
+        schedule.CompactBufferAllocation(),
+        schedule.LowerMatchBuffer(),
+        schedule.StmtSimplify(),
+        schedule.AnnotateIrregularLoop(),
+        schedule.InjectSoftwarePipeline(),
+        schedule.LowerOpaqueBlock(),
+        tir.FlattenBuffer(),
+        tir.BF16ComputeLegalize(),
+        tir.NarrowDataType(32),
+        schedule.LoopPartition(),
+        tir.VectorizeLoop(True),
+        tir.StorageRewrite(),
+        schedule.HoistIfThenElse(),
+        tir.UnrollLoop(),
+        schedule.RenormalizeSplitPattern(),
+        tir.StmtSimplify(),
+        tir.RemoveNoOp(),
+        schedule.RewriteUnsafeSelect(),
+        tir.CommonSubexprElim(),
+        tir.VerifyMemory(),
+    ]
+
+
+def _storage_passes() -> list[tvm.transform.Pass]:
+    return [tirx.transform.BF16StorageLegalize(), tirx.transform.LowerIntrin()]
+
+
+def compile_functions(functions: Sequence[PrimFunc], target: CpuTarget) -> ObjectCode:
+    """Object code of the functions, named by their `global_symbol`; the same bytes each time.
+
+    Raises CodegenError with the symbol at fault.
+    """
+    llvm = target.llvm
+    module = tvm.IRModule({_symbol(function): function for function in functions})
+    module = tirx.transform.BindTarget(llvm)(module)
+    with tvm.transform.PassContext(opt_level=3):
+        for lower in _schedule_passes():
+            module = lower(module)
+        plain = {name: to_workspace(f) for name, f in module.functions.items()}
+        module = tvm.IRModule({name: function for name, (function, _) in plain.items()})
+        for lower in _storage_passes():
+            module = lower(module)
+        built = tvm.get_global_func("target.build.llvm")(module, llvm)
+    workspace = {name.name_hint: size for name, (_, size) in plain.items()}
+    return ObjectCode(_checked(_object_bytes(built), functions), workspace)
+
+
+def _symbol(function: PrimFunc) -> str:
+    return str(function.attrs["global_symbol"])
+
+
+def _object_bytes(built: tvm.runtime.Module) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="optc-") as folder:
+        path = Path(folder, "kernel.o")
+        built.write_to_file(str(path), "o")
+        return path.read_bytes()
+
+
+def _checked(data: bytes, functions: Sequence[PrimFunc]) -> bytes:
+    unknown = undefined_symbols(data) - _LIBRARY
+    # Compilers' helpers (division on 32-bit ARM, half floats) come from the C toolchain's runtime.
+    unknown = {name for name in unknown if not name.startswith("__")}
+    if unknown:
+        names = ", ".join(map(_symbol, functions))
+        raise CodegenError(f"{names} needs {', '.join(sorted(unknown))}, which no artifact provides")
+    return data
