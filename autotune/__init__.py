@@ -1,0 +1,1 @@
+"""Spaces, search, measuring and records: time spent now for kernels that run faster later."""

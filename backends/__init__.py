@@ -1,0 +1,1 @@
+"""What turns a Module into something that runs, and says why it cannot."""

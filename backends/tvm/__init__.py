@@ -1,0 +1,1 @@
+"""Kernels through TVM: from a Task to object code with a plain C interface."""

@@ -1,0 +1,1 @@
+"""How each op is said in TVM's tensor expressions, one module per family."""

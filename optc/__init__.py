@@ -1,0 +1,1 @@
+"""The façade of optc: capture, compile, load."""
