@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, Protocol
 
+from optc.ir.constant import Constant
 from optc.ir.diagnostics import NOWHERE, Diagnostic, InternalError, Loc, OptcError, Severity
+from optc.ir.graph import Graph
 from optc.ir.module import Module
 from optc.ir.printer import literal, print_module
 from optc.ir.targets.target import Target
@@ -28,6 +30,13 @@ class Effect(Enum):
     LOSSY = "lossy"  # another function, within a budget
 
 
+# Whether the backend makes one good kernel of a task body, some inputs of which are constants:
+# None, or the reason why not.
+Accepts = Callable[[Graph, frozenset[int]], str | None]
+# The outputs of a graph for constant inputs: what constant folding computes with.
+Evaluate = Callable[[Graph, Sequence[Constant]], Sequence[Constant]]
+
+
 @dataclass(frozen=True, eq=False)
 class PassContext:
     """All that a pass may see besides the module."""
@@ -35,6 +44,8 @@ class PassContext:
     target: Target
     exact: bool = False  # drop passes that are not EXACT
     seed: int = 0
+    accepts: Accepts | None = None
+    evaluate: Evaluate | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
     def remark(self, code: str, message: str, loc: Loc = NOWHERE) -> None:

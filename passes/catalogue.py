@@ -13,6 +13,7 @@ from optc.passes.base import Pass
 
 BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
+        "fuse": "optc.passes.fusion.fuse:Fuse",
     }
 )  # fmt: skip
 GROUP = "optc.passes"
