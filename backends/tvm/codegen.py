@@ -21,8 +21,9 @@ from tvm import s_tir, tirx
 from tvm.tirx import PrimFunc
 
 from optc.backends.tvm.elf import undefined_symbols
-from optc.backends.tvm.target_info import CpuTarget
+from optc.backends.tvm.target_info import llvm_target
 from optc.backends.tvm.workspace import to_workspace
+from optc.ir.targets.target import Target
 
 PARALLEL_LAUNCH = "__TVMBackendParallelLaunch"
 # What C's libraries give on every target: libm is linked, the others come with the compiler.
@@ -83,12 +84,12 @@ def _storage_passes() -> list[tvm.transform.Pass]:
     return [tirx.transform.BF16StorageLegalize(), tirx.transform.LowerIntrin()]
 
 
-def compile_functions(functions: Sequence[PrimFunc], target: CpuTarget) -> ObjectCode:
+def compile_functions(functions: Sequence[PrimFunc], target: Target) -> ObjectCode:
     """Object code of the functions, named by their `global_symbol`; the same bytes each time.
 
     Raises CodegenError with the symbol at fault.
     """
-    llvm = target.llvm
+    llvm = llvm_target(target)
     module = tvm.IRModule({_symbol(function): function for function in functions})
     module = tirx.transform.BindTarget(llvm)(module)
     with tvm.transform.PassContext(opt_level=3):

@@ -14,8 +14,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from tvm.tirx import PrimFunc
 
-from optc.backends.tvm.target_info import CpuTarget
 from optc.ir.graph import Graph
+from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
 
 
@@ -32,7 +32,7 @@ class Problem:
 
     body: Graph
     constants: frozenset[int]
-    target: CpuTarget
+    target: Target
 
 
 class Pack(Protocol):
