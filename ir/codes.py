@@ -1,0 +1,170 @@
+"""The page behind every diagnostic code, shown by `optc explain CODE`.
+
+A code is raised in exactly one meaning; a test holds this table equal to the codes that the source
+raises. Ranges: 01xx the IR and what a target is, 02xx capture, 03xx passes, 04xx kernels, 05xx
+artifacts and their loading, 07xx the command line and its tools. Append within a range; a number
+is never used again for something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from optc.ir.diagnostics import error
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a code means and what to do about it."""
+
+    title: str
+    text: str
+
+
+_PAGES: dict[str, Page] = {
+    # 01xx: text form, modules, weights, targets
+    "E0101": Page(
+        "text form cannot be read",
+        "The text of a module is parsed and every type in it is inferred again. The message names the line\n"
+        "and column, and a caret points at the place. Text that optc prints always parses; look at what was\n"
+        "edited by hand. `optc ops` lists every op, `optc opt graph.optc` prints a graph back.",
+    ),
+    "E0110": Page(
+        "the weights of a constant are not here",
+        "A large constant is printed as the digest of its content; the content lies in the file beside the\n"
+        "text, `graph.optc.weights`. Something wanted the content and there is no such file. Copy both files\n"
+        "together, or write the graph again. Graphs inside an artifact have no weights files: give the model\n"
+        "they were made from, as `optc diff model.pt2 out/` does.",
+    ),
+    "E0111": Page(
+        "a weights file is damaged",
+        "Each constant is named by the SHA-256 of its type and content, and the content found does not have\n"
+        "that digest, or the file ends early. Copy it again from where it was written, or write it again.",
+    ),
+    "E0112": Page(
+        "a file cannot be read",
+        "The file is missing, is a folder, may not be read by this user, or is not what its name says. The\n"
+        "message gives the system's reason.",
+    ),
+    "E0120": Page(
+        "a value is defined twice",
+        "In a graph every value is defined once: as an input, a constant, or an output of one node. Found by\n"
+        "the verifier, which runs on every graph that is read and after every pass.",
+    ),
+    "E0121": Page(
+        "a constant's type is not the type of its value",
+        "The verifier compares the type that a value declares with the type of the constant behind it.",
+    ),
+    "E0122": Page(
+        "a value is used before it is defined",
+        "Nodes are in an order that can be executed: what a node reads, and what the graph returns, must be\n"
+        "an input, a constant, or an output of an earlier node.",
+    ),
+    "E0123": Page(
+        "an op does not give the types that are written",
+        "The types of a node's outputs follow from its op and its inputs. The verifier infers them again and\n"
+        "found others, or the op refuses its inputs; the message says which.",
+    ),
+    "E0124": Page(
+        "two things have one name",
+        "Graphs of a module have distinct names, and so have its inputs and states.",
+    ),
+    "E0125": Page(
+        "the flow does not fit the graphs",
+        "A step of the flow runs a graph that does not exist, gives it another number or other types of\n"
+        "values than it takes, or leaves an output or a state of the module without a value.",
+    ),
+    "E0130": Page(
+        "unknown pass",
+        "No pass has this name. `optc passes` lists them all; the nearest names are in the message.",
+    ),
+    "E0131": Page(
+        "two passes have one name",
+        "A plugin (entry point group `optc.passes`) offers a pass under a name that is taken. The message\n"
+        "names both places; one of them must be renamed or uninstalled.",
+    ),
+    "E0132": Page(
+        "a pass does not take this option",
+        "Options are written in braces after the pass: `prune-channels{ratio=0.3,seed=1}`. The option is not\n"
+        "known, or its value cannot be read as the type it takes. `optc passes NAME` shows all of them.",
+    ),
+    "E0133": Page(
+        "a pipeline cannot be read",
+        "A pipeline is a comma-separated list of passes, each with its options in braces:\n"
+        "`-p 'fold-batch-norm,prune-channels{ratio=0.3}'`. Quote it, so that the shell leaves the braces alone.",
+    ),
+    "E0140": Page(
+        "unknown target",
+        "No target has this name. `optc targets` lists them all; the nearest names are in the message.\n"
+        "`host` is the machine optc runs on, `cuda` is cuda-sm_80.",
+    ),
+    "E0141": Page(
+        "unknown target option",
+        "A target may be followed by the number of cores to compile for: `--target cortex-a76:cores=2`.",
+    ),
+    "E0142": Page(
+        "this machine is not supported as a target",
+        "`host` could not be matched with a known machine: it needs an x86-64 with SSE4.2, a 64-bit ARM, or\n"
+        "a 32-bit ARM with NEON. Choose a target by name; `optc targets` lists them.",
+    ),
+    "E0150": Page(
+        "the output cannot be written",
+        "The folder is missing, is a file, is read-only, or belongs to someone else; the message gives the\n"
+        "system's reason. Output is written aside and renamed when it is complete, so nothing was changed.",
+    ),
+    "E0151": Page(
+        "no space left",
+        "The disk, a quota or a limit on file sizes was reached while the output was written. What had been\n"
+        "written was removed again; an earlier output in the same place is still there, untouched.",
+    ),
+    "E0152": Page(
+        "the output place holds something else",
+        "An artifact replaces an artifact or an empty folder, never other files. Give -o a new folder, or\n"
+        "remove what is there.",
+    ),
+    # 07xx: the command line and its tools
+    "E0701": Page(
+        "unknown option",
+        "The command does not take this option; the nearest names are in the message and `optc COMMAND --help`\n"
+        "explains all of them.",
+    ),
+    "E0702": Page(
+        "unknown command",
+        "`optc --help` lists the commands; the nearest names are in the message.",
+    ),
+    "E0703": Page(
+        "the command line is not complete or not consistent",
+        "An argument is missing, there is one too many, or an option's value is not of its kind.\n"
+        "`optc COMMAND --help` shows what the command takes.",
+    ),
+    "E0704": Page(
+        "there is no such code",
+        "`optc explain` takes the code in brackets of a diagnostic, such as E0140.",
+    ),
+    "E0705": Page(
+        "out of memory",
+        "The system refused memory. Close what else runs, compile with fewer threads, or use a larger machine:\n"
+        "compiling takes about three times the size of the model's weights.",
+    ),
+    "E0790": Page(
+        "a bug in optc",
+        "A promise of the compiler was broken; it is not your model's fault. The file named in the message\n"
+        "holds what reproduces it: the graph and the pass, or the trace of the failure. Please report it with\n"
+        "that file. The exit code is 70.",
+    ),
+}  # fmt: skip
+
+PAGES: Mapping[str, Page] = MappingProxyType(_PAGES)
+
+
+def page(code: str) -> Page:
+    """The page of a code, in any case; raises E0704 with the nearest codes."""
+    found = PAGES.get(code.upper())
+    if found is None:
+        near = get_close_matches(code.upper(), PAGES, 3, 0.4)
+        offer = f"; the nearest are {', '.join(near)}" if near else ""
+        raise error("E0704", f"no diagnostic has the code {code!r}{offer}", help="optc explain E0140")
+    return found

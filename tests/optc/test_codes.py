@@ -1,0 +1,57 @@
+"""Every code that the source raises has a page, and every page's code is raised somewhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from optc.ir.codes import PAGES, page
+from optc.ir.diagnostics import OptcError
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("ir", "passes", "backends", "autotune", "optc")
+CODE = re.compile(r"[EWN]\d{4}")
+
+
+def raised_codes() -> Iterator[tuple[str, str]]:
+    """Each string in the source that is a code, with its place."""
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if path == ROOT / "ir" / "codes.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+                if is_text and CODE.fullmatch(node.value):
+                    yield node.value, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_every_raised_code_has_a_page() -> None:
+    missing = {code: place for code, place in raised_codes() if code not in PAGES}
+    assert not missing
+
+
+def test_every_page_has_a_code_that_is_raised() -> None:
+    raised = {code for code, _ in raised_codes()} | {"E0704"}
+    assert sorted(set(PAGES) - raised) == []
+
+
+@pytest.mark.parametrize("code", PAGES)
+def test_a_page_reads_well(code: str) -> None:
+    assert CODE.fullmatch(code)
+    assert PAGES[code].title[0].islower() or PAGES[code].title.split()[0].isupper()
+    assert PAGES[code].text.endswith(".")
+    assert max(map(len, PAGES[code].text.splitlines())) <= 110
+
+
+def test_codes_are_in_order() -> None:
+    assert list(PAGES) == sorted(PAGES, key=lambda code: (code[1:3], "EWN".index(code[0]), code))
+
+
+def test_an_unknown_code_offers_the_nearest() -> None:
+    assert page("e0140") is PAGES["E0140"]
+    with pytest.raises(OptcError, match="E0140"):
+        page("E0149")
