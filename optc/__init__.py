@@ -1,1 +1,29 @@
-"""The façade of optc: capture, compile, load."""
+"""optc: a compiler for deployment.
+
+    import optc
+    artifact = optc.compile(optc.capture(model, (x,)), target="cortex-a76", out="out/")
+    y = optc.load("out/")(x)
+
+Importing optc loads neither torch nor tvm; `load` needs numpy only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optc.api import capture, compile
+    from optc.runtime import load
+
+__all__ = ["capture", "compile", "load"]
+
+_PLACES = {"capture": "optc.api", "compile": "optc.api", "load": "optc.runtime"}
+
+
+def __getattr__(name: str) -> object:
+    """Import the façade's functions when they are first asked for."""
+    import importlib
+
+    if name not in _PLACES:
+        raise AttributeError(f"module 'optc' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -1,0 +1,268 @@
+"""From a fused module to a Program: kernels, weights in the layout they want, and addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.backends.kernel import BuildKernels, Job, Kernel, PackLike
+from optc.backends.program import (
+    Call,
+    Copy,
+    Operand,
+    Port,
+    Program,
+    RunSegment,
+    Segment,
+    Space,
+    StateSlot,
+    Weight,
+    align,
+)
+from optc.backends.storage import Root, place
+from optc.ir.constant import Constant
+from optc.ir.cost import cost
+from optc.ir.graph import Graph, Node, Value
+from optc.ir.module import Module, Run
+from optc.ir.ops import Reshape, Task
+from optc.ir.structural import graph_digest
+from optc.ir.targets.target import Target
+from optc.ir.types import TensorType
+from optc.passes.fusion.outline import outline
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One node that needs a kernel: its body, the outer values it reads and makes."""
+
+    node: Node
+    job: Job
+    key: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+def assemble(
+    module: Module, build: BuildKernels, target: Target, metadata: Mapping[str, str] | None = None
+) -> Program:
+    """Build the kernels of a fused module and lay out all its bytes."""
+    works = {graph.name: works_of(graph) for graph in module.graphs}
+    jobs = {work.key: work.job for items in works.values() for work in items}
+    kernels = dict(zip(jobs, build(tuple(jobs.values())), strict=True))
+    assembly = _Assembly(module, works, kernels)
+    segments = assembly.segments()
+    arena = place(assembly.roots)
+    objects = {kernel.symbol: kernel.object for kernel in kernels.values()}
+    return Program(
+        name=module.name,
+        inputs=tuple(Port(p.name, p.type.shape, p.type.dtype) for p in module.inputs),
+        outputs=tuple(Port(p.name, p.type.shape, p.type.dtype) for p in module.outputs),
+        segments=tuple(_resolved(segment) for segment in segments),
+        flow=tuple(RunSegment(segment.name) for segment in segments),
+        objects=tuple(objects[symbol] for symbol in sorted(objects)),
+        triple=target.triple,
+        cpu=target.cpu,
+        features=target.features,
+        arena_bytes=arena,
+        weights=assembly.weights.blocks(),
+        states=assembly.slots,
+        metadata=dict(metadata or {}),
+    )
+
+
+def works_of(graph: Graph) -> tuple[Work, ...]:
+    """The nodes of a graph that need a kernel; reshapes are aliases and need none."""
+    results = set(graph.outputs)
+    works: list[Work] = []
+    for node in graph.nodes:
+        if isinstance(node.op, Reshape):
+            continue
+        if isinstance(node.op, Task):
+            inputs, outputs, body = node.inputs, node.outputs, node.op.body
+            constants = frozenset(i for i, v in enumerate(inputs) if v in graph.constants)
+        else:
+            # Every output is kept, read or not: a kernel writes all that its op makes.
+            outlined = outline(graph, (node,), results | set(node.outputs))
+            inputs, outputs, body = outlined.inputs, outlined.outputs, outlined.body
+            constants = outlined.constants
+        key = f"{graph_digest(body)} {sorted(constants)}"
+        works.append(Work(node, Job(body, constants), key, inputs, outputs))
+    return tuple(works)
+
+
+@dataclass(eq=False, slots=True)
+class _Weights:
+    """Packed constants, each stored once for its content and pack."""
+
+    _roots: dict[tuple[str, str, str], Root] = field(default_factory=dict)
+    _blocks: list[Weight] = field(default_factory=list)
+    _end: int = 0
+
+    def root(self, constant: Constant, type: TensorType, pack: PackLike | None = None) -> Root:
+        """Where the constant, seen as `type`, lies once `pack` has laid it out."""
+        key = (constant.digest, str(type), repr(pack))
+        if key not in self._roots:
+            nbytes = (pack.type(type) if pack else type).nbytes
+            self._roots[key] = Root(nbytes, Operand(Space.WEIGHTS, self._end))
+            # Made when the packager asks for it, so that weights on disk stay there till then.
+            load = partial(_array, constant, type.shape, pack)
+            self._blocks.append(Weight(self._end, nbytes, load))
+            self._end += align(nbytes)
+        return self._roots[key]
+
+    def blocks(self) -> tuple[Weight, ...]:
+        """What the packager writes."""
+        return tuple(self._blocks)
+
+
+def _array(constant: Constant, shape: tuple[int, ...], pack: PackLike | None) -> NDArray[Any]:
+    array = constant.array.reshape(shape)
+    return np.ascontiguousarray(pack(array) if pack else array)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A call or copy whose operands are still roots."""
+
+    roots: tuple[Root, ...]
+    work: Work | None = None
+    symbol: str = ""
+    nbytes: int = 0
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingSegment:
+    name: str
+    calls: list[_Pending]
+
+
+class _Assembly:
+    def __init__(
+        self,
+        module: Module,
+        works: Mapping[str, tuple[Work, ...]],
+        kernels: Mapping[str, Kernel],
+    ) -> None:
+        self.module = module
+        self.works = works
+        self.kernels = kernels
+        self.weights = _Weights()
+        self.roots: list[Root] = []
+        self.time = 0
+        self.variables: dict[str, Root] = {}
+        for index, port in enumerate(module.inputs):
+            self.variables[port.name] = Root(port.type.nbytes, Operand(Space.INPUT, index))
+        self.slots = self._slots()
+
+    def _slots(self) -> tuple[StateSlot, ...]:
+        slots: list[StateSlot] = []
+        end = 0
+        for state in self.module.states:
+            zero = state.initial.splat == 0
+            initial = None if zero else self.weights.root(state.initial, state.type).at.offset
+            slots.append(StateSlot(state.name, state.type.shape, state.type.dtype, end, initial))
+            self.variables[state.name] = Root(state.type.nbytes, Operand(Space.STATE, end))
+            end += align(state.type.nbytes)
+        return tuple(slots)
+
+    def segments(self) -> list[_PendingSegment]:
+        """Walk the flow; afterwards every root knows when it is used."""
+        current = dict(self.variables)
+        segments: list[_PendingSegment] = []
+        for index, step in enumerate(self.module.flow.steps):
+            name = step.graph if index == 0 else f"{step.graph}_{index}"
+            segment = _PendingSegment(name, [])
+            self._run(step, current, segment.calls)
+            segments.append(segment)
+        if not segments:
+            segments.append(_PendingSegment("main", []))
+        self._finish(current, segments[-1].calls)
+        return segments
+
+    def _run(self, step: Run, current: dict[str, Root], calls: list[_Pending]) -> None:
+        graph = self.module.graph_of[step.graph]
+        roots = {v: current[name] for v, name in zip(graph.inputs, step.inputs, strict=True)}
+        alias = {n.output: n.inputs[0] for n in graph.nodes if isinstance(n.op, Reshape)}
+
+        def root_of(value: Value, pack: PackLike | None = None) -> Root:
+            origin = _origin(value, alias)
+            if origin in roots:
+                return roots[origin]
+            return self.weights.root(graph.constants[origin], value.type, pack)
+
+        for work in self.works[step.graph]:
+            kernel = self.kernels[work.key]
+            operands = [root_of(v, kernel.packs.get(i)) for i, v in enumerate(work.inputs)]
+            for value in work.outputs:
+                roots[value] = self._new(value.type.nbytes)
+                operands.append(roots[value])
+            if kernel.workspace_bytes:
+                operands.append(self._new(kernel.workspace_bytes))
+            self._call(calls, _Pending(tuple(operands), work, kernel.symbol))
+        for value, name in zip(graph.outputs, step.outputs, strict=True):
+            current[name] = root_of(value)
+
+    def _finish(self, current: Mapping[str, Root], calls: list[_Pending]) -> None:
+        """Outputs are written where the caller wants them; states are updated last."""
+        for index, port in enumerate(self.module.outputs):
+            root, target = current[port.name], Operand(Space.OUTPUT, index)
+            if root.operand is None:
+                root.operand = target
+            else:
+                self._copy(calls, root, Root(port.type.nbytes, target), port.name)
+        moves: list[tuple[Root, Root, str]] = []
+        for state in self.module.states:
+            root, slot = current[state.name], self.variables[state.name]
+            if root is slot:
+                continue
+            if root.operand is not None and root.operand.space is Space.STATE:
+                # Another state's old content: keep it aside before that state is overwritten.
+                aside = self._new(root.nbytes)
+                self._copy(calls, root, aside, state.name)
+                root = aside
+            moves.append((root, slot, state.name))
+        for root, slot, name in moves:
+            self._copy(calls, root, slot, name)
+
+    def _new(self, nbytes: int) -> Root:
+        root = Root(nbytes)
+        self.roots.append(root)
+        return root
+
+    def _copy(self, calls: list[_Pending], source: Root, target: Root, name: str) -> None:
+        pending = _Pending((source, target), nbytes=source.nbytes, label=f"copy {name}")
+        self._call(calls, pending)
+
+    def _call(self, calls: list[_Pending], pending: _Pending) -> None:
+        for root in pending.roots:
+            root.touch(self.time)
+        self.time += 1
+        calls.append(pending)
+
+
+def _origin(value: Value, alias: Mapping[Value, Value]) -> Value:
+    while value in alias:
+        value = alias[value]
+    return value
+
+
+def _resolved(segment: _PendingSegment) -> Segment:
+    return Segment(segment.name, tuple(_resolve(pending) for pending in segment.calls))
+
+
+def _resolve(pending: _Pending) -> Call | Copy:
+    operands = tuple(root.at for root in pending.roots)
+    if pending.work is None:
+        return Copy(operands[0], operands[1], pending.nbytes, pending.label)
+    node = pending.work.node
+    price = cost(node)
+    name = node.op.body.name if isinstance(node.op, Task) else node.op.name
+    types = ", ".join(str(value.type) for value in node.outputs)
+    label = f"{name} {types}" + (f" @ {node.loc}" if node.loc else "")
+    return Call(pending.symbol, operands, label, price.flops, price.bytes)

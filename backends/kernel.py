@@ -1,0 +1,51 @@
+"""A built kernel, whatever built it: the hand-over between kernel builders and the assembler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from optc.ir.graph import Graph
+from optc.ir.types import TensorType
+
+
+class PackLike(Protocol):
+    """How a constant input is laid out at compile time; its repr is the specification."""
+
+    def type(self, natural: TensorType) -> TensorType:
+        """Type of the packed array for an input of type `natural`."""
+        ...
+
+    def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The packed, C-contiguous array; pure."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A kernel that is wanted: a task's body, and which of its inputs are constants."""
+
+    body: Graph
+    constants: frozenset[int]
+
+
+class Kernel(Protocol):
+    """A compiled task: `int32_t symbol(inputs..., outputs...[, workspace])` inside `object`."""
+
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def object(self) -> bytes: ...
+    @property
+    def packs(self) -> Mapping[int, PackLike]: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+    @property
+    def template(self) -> str: ...
+
+
+# Kernels for jobs, in their order. Equal symbols mean the same kernel.
+BuildKernels = Callable[[Sequence[Job]], Sequence[Kernel]]

@@ -1,0 +1,44 @@
+"""Where values live while a program runs: roots, aliases and lifetimes.
+
+A root is a run of bytes that one or more values name: a kernel's output, or an input, a constant
+or a state. Reshapes make no new root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optc.backends.aot.planner import Interval, plan_memory
+from optc.backends.program import Operand, Space
+
+
+@dataclass(eq=False, slots=True)
+class Root:
+    """Some bytes. `operand` is known from the start, or given by `place` for those in the arena."""
+
+    nbytes: int
+    operand: Operand | None = None
+    first: int = -1
+    last: int = -1
+
+    def touch(self, time: int) -> None:
+        """Note that the call at `time` reads or writes the bytes."""
+        self.first = time if self.first < 0 else self.first
+        self.last = time
+
+    @property
+    def at(self) -> Operand:
+        """The address; raises ValueError before `place`."""
+        if self.operand is None:
+            raise ValueError("this root has no address yet")
+        return self.operand
+
+
+def place(roots: Sequence[Root]) -> int:
+    """Give the roots without an address one in the arena; returns the arena's bytes."""
+    floating = [root for root in roots if root.operand is None]
+    plan = plan_memory([Interval(root.nbytes, root.first, root.last) for root in floating])
+    for root, offset in zip(floating, plan.offsets, strict=True):
+        root.operand = Operand(Space.ARENA, offset)
+    return plan.nbytes

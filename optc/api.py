@@ -1,0 +1,65 @@
+"""The Python front door: capture and compile."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from optc.backends.aot.build import Emit
+from optc.driver import Compiled, Options, compile_module
+from optc.ir.diagnostics import Diagnostic
+from optc.ir.module import Module
+from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.target import Target
+from optc.passes.pipeline import Pipeline
+
+# `model` and its inputs are the user's objects: torch is not imported to say so.
+_Model = Any
+
+
+def capture(
+    model: _Model,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    shapes: Mapping[str, int] | None = None,
+    diagnostics: list[Diagnostic] | None = None,
+) -> Module:
+    """An `nn.Module` with example inputs, an ExportedProgram, or a `.pt2` path, as an IR module.
+
+    `shapes` fixes dynamic dims by name. Raises OptcError listing every op that is not supported.
+    """
+    from optc.ir.capture import capture as run
+
+    return run(model, args, kwargs, shapes=shapes, diagnostics=diagnostics)
+
+
+def compile(
+    model: Module | _Model,
+    target: str | Target = "host",
+    *,
+    out: str | PathLike[str] | None = None,
+    passes: str = "",
+    exact: bool = False,
+    emit: Sequence[str] = ("so",),
+) -> Compiled:
+    """Compile a captured module, or what `capture` takes without inputs, for a target.
+
+    The artifact goes to `out`, a folder or a `.optc` file; without it, to a temporary folder that
+    lives as long as the process. `passes` is a pipeline such as `prune-channels{ratio=0.3}`.
+    """
+    module = model if isinstance(model, Module) else capture(model)
+    machine = find_target(target) if isinstance(target, str) else target
+    options = Options(Pipeline.parse(passes), exact, tuple(map(Emit, emit)))
+    return compile_module(module, machine, Path(out) if out else _temporary(), options)
+
+
+def _temporary() -> Path:
+    folder = tempfile.mkdtemp(prefix="optc-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder, "out")

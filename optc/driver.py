@@ -1,0 +1,165 @@
+"""The compilation, as one list: capture is done; what follows is here in the order it happens."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from optc.backends.aot.build import Emit
+from optc.ir.diagnostics import Diagnostic
+from optc.ir.module import Module
+from optc.ir.printer import print_module
+from optc.ir.structural import module_digest
+from optc.ir.targets.target import Target
+from optc.passes.base import Observer, Pass, PassContext, run_passes
+from optc.passes.fusion.fuse import Fuse
+from optc.passes.layout.assign_layout import AssignLayout
+from optc.passes.pipeline import Pipeline
+from optc.passes.standard import CANONICALIZE, LOWER, RAISE
+
+Progress = Callable[[str, int, int], None]  # stage, done, of how many
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose besides model, target and output.
+
+    `pipeline` are the user's passes; `exact` drops every pass that may change a bit; `cache` keeps
+    compiled runtimes between calls.
+    """
+
+    pipeline: Pipeline = Pipeline()
+    exact: bool = False
+    emit: tuple[Emit, ...] = (Emit.SHARED,)
+    cache: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compilation made: the artifact on disk, and what was learnt on the way."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    source: Module  # as captured
+    module: Module  # as compiled
+    diagnostics: tuple[Diagnostic, ...]
+    seconds: Mapping[str, float]  # by stage
+
+
+def passes_of(options: Options) -> tuple[Pass, ...]:
+    """Every pass of a compilation, in order."""
+    return (
+        *CANONICALIZE,  # fold, merge, simplify
+        *RAISE,  # softmax, norms, activations and attention from their parts
+        *options.pipeline.passes,  # what the user asked for
+        *LOWER,  # decompose what no kernel takes
+        AssignLayout(),  # channels last where it pays
+        *CANONICALIZE,  # what layouts and the user's passes left behind
+        Fuse(),  # nodes into tasks, one kernel each
+    )
+
+
+def compile_module(
+    module: Module,
+    target: Target,
+    out: Path,
+    options: Options = Options(),
+    *,
+    observers: Sequence[Observer] = (),
+    progress: Progress | None = None,
+) -> Compiled:
+    """Compile a captured module for a target into the folder, or `.optc` file, `out`.
+
+    Raises OptcError for what the user can mend and InternalError for what only we can.
+    """
+    from optc.backends.aot.package import write_artifact
+    from optc.backends.assemble import assemble
+    from optc.backends.reference.fold import evaluate_constants
+    from optc.backends.tvm.kernel import KernelBuilder
+
+    clock = _Clock(progress)
+    builder = KernelBuilder(target)
+    context = PassContext(
+        target,
+        exact=options.exact,
+        seed=options.seed,
+        accepts=builder.refusal,
+        evaluate=evaluate_constants,
+    )
+    history = History()
+    with clock.stage("passes"):
+        passes = passes_of(options)
+        lowered = run_passes(module, passes, context, (history, *observers))
+    with clock.stage("kernels"):
+        program = assemble(
+            lowered,
+            lambda jobs: builder.build(jobs, lambda done: clock.tick("kernels", done, len(jobs))),
+            target,
+            {"optc": version("optc"), "model": module_digest(module)[:16]},
+        )
+    with clock.stage("package"):
+        extra = {**history.files(module), "lock.json": _lock(module, target, options, passes)}
+        written = write_artifact(program, out, emit=options.emit, extra=extra, cache=options.cache)
+    diagnostics = (*context.diagnostics, *builder.diagnostics)
+    return Compiled(written.path, written.manifest, module, lowered, diagnostics, clock.seconds)
+
+
+@dataclass
+class History:
+    """An observer that keeps the text of the module after each pass that changed it."""
+
+    texts: list[tuple[str, str]] = field(default_factory=list)
+
+    def before(self, step: Pass, module: Module) -> None:
+        """Nothing to note."""
+
+    def after(self, step: Pass, before: Module, after: Module) -> None:
+        """Keep the text of a changed module."""
+        if after is not before:
+            self.texts.append((step.name, print_module(after)))
+
+    def files(self, captured: Module) -> dict[str, bytes]:
+        """`graphs/NN-<pass>.optc`, the captured module being `00-capture`."""
+        texts = [("capture", print_module(captured)), *self.texts]
+        return {f"graphs/{i:02d}-{name}.optc": text.encode() for i, (name, text) in enumerate(texts)}
+
+
+class _Clock:
+    """Seconds by stage, and the way to the progress display."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.tick(name, 0, 0)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def tick(self, stage: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+
+def _lock(module: Module, target: Target, options: Options, passes: Sequence[Pass]) -> bytes:
+    """What it takes to make the same bytes again."""
+    tools = ("optc", "torch", "apache-tvm", "apache-tvm-ffi", "ziglang", "numpy")
+    record = {
+        "model": module_digest(module),
+        "target": {"name": target.name, "cpu": target.cpu, "features": list(target.features)},
+        "cores": target.cores,
+        "caches": {space.name: space.size for space in target.memory},
+        "passes": [str(step) for step in passes if not (options.exact and step.effect.value != "exact")],
+        "seed": options.seed,
+        "tools": {name: version(name) for name in tools},
+    }
+    return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
