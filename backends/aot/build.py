@@ -1,0 +1,92 @@
+"""From a program to files in a folder: weights, header, driver, and what `emit` asks for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+
+from optc.backends.aot.driver import write_driver
+from optc.backends.aot.header import RUNTIME, exported_symbols, write_header
+from optc.backends.aot.link import Toolchain
+from optc.backends.aot.weights import write_weights
+from optc.backends.program import Program
+
+
+class Emit(Enum):
+    """What an artifact holds beside model.h, weights.bin and manifest.json."""
+
+    SHARED = "so"  # model.so: what optc.load and dlopen take
+    ARCHIVE = "a"  # model.a: link with -lpthread -lm
+    OBJECTS = "obj"  # objects/: the driver's, the runtime's and the kernels' .o files
+    SOURCE = "c"  # source/: model.c, the runtime's C and the kernels' .o files, with a Makefile
+
+
+_MAKEFILE = """# Builds model.a for the target of the kernels: make CC=... AR=...
+CFLAGS ?= -std=c11 -O2 -fPIC -D_FILE_OFFSET_BITS=64
+SOURCES := $(wildcard *.c)
+
+model.a: $(SOURCES:.c=.o) $(wildcard kernels/*.o)
+\t$(AR) rcs $@ $^
+
+clean:
+\trm -f *.o model.a
+"""
+
+
+def build(program: Program, folder: Path, emit: Sequence[Emit], toolchain: Toolchain, cache: Path | None) -> int:
+    """Writes the files of an artifact but its manifest into `folder`; returns the weights' digest."""
+    digest = write_weights(program, folder / "weights.bin")
+    driver, header = write_driver(program, digest), write_header(program)
+    kernels = _kernels(program)
+    (folder / "model.h").write_text(header)
+    if Emit.SOURCE in emit:
+        _write(folder / "source", _sources(driver, header) | {"Makefile": _MAKEFILE.encode()})
+        _write(folder / "source" / "kernels", kernels)
+    if set(emit) - {Emit.SOURCE}:
+        # Short relative names in a folder of its own: nothing of where it was built gets into the bytes.
+        with tempfile.TemporaryDirectory() as name:
+            work = Path(name)
+            _write(work, _sources(driver, header) | kernels)
+            toolchain.compile(("model.c",), work)
+            runtime = toolchain.runtime(cache)
+            _write(work, runtime)
+            objects = ["model.o", *runtime, *kernels]
+            _link(program, work, objects, folder, emit, toolchain)
+    return digest
+
+
+def _link(
+    program: Program, work: Path, objects: Sequence[str], folder: Path, emit: Sequence[Emit], toolchain: Toolchain
+) -> None:
+    for kind in emit:
+        match kind:
+            case Emit.SHARED:
+                toolchain.share(objects, exported_symbols(program), "model.so", work)
+                (folder / "model.so").write_bytes((work / "model.so").read_bytes())
+                (folder / "model.so").chmod(0o755)
+            case Emit.ARCHIVE:
+                toolchain.archive(objects, "model.a", work)
+                (folder / "model.a").write_bytes((work / "model.a").read_bytes())
+            case Emit.OBJECTS:
+                _write(folder / "objects", {name: (work / name).read_bytes() for name in objects})
+            case Emit.SOURCE:
+                pass
+
+
+def _kernels(program: Program) -> dict[str, bytes]:
+    """The kernels' objects by file name; equal ones once, since each defines its symbols."""
+    unique = dict.fromkeys(program.objects)
+    return {f"kernel_{index:04d}.o": data for index, data in enumerate(unique)}
+
+
+def _sources(driver: str, header: str) -> dict[str, bytes]:
+    runtime = {path.name: path.read_bytes() for path in sorted(RUNTIME.iterdir())}
+    return {"model.c": driver.encode(), "model.h": header.encode(), **runtime}
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)

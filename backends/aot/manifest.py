@@ -1,0 +1,101 @@
+"""manifest.json: what an artifact says of itself, to `optc.load`, `optc bench`, `optc inspect` and people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optc.backends.aot.names import identifier
+from optc.backends.program import (
+    Call,
+    Copy,
+    ExitIf,
+    Operand,
+    Port,
+    Program,
+    RunSegment,
+    StateSlot,
+    Step,
+    Switch,
+)
+
+FORMAT = "optc-artifact"
+VERSION = 1  # raised when an older loader would misread the artifact
+NAME = "manifest.json"
+
+
+def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, Any]:
+    """The manifest of the artifact whose other files are in `folder`."""
+    memory = {
+        "arena_bytes": program.arena_bytes,
+        "state_bytes": program.state_bytes,
+        "weights_bytes": program.weights_bytes,
+    }
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": program.name,
+        "prefix": identifier(program.name),
+        "target": {"triple": program.triple, "cpu": program.cpu, "features": list(program.features)},
+        "inputs": [_port(port) for port in program.inputs],
+        "outputs": [_port(port) for port in program.outputs],
+        "output_tree": program.output_tree,
+        "states": [_port(slot) for slot in program.states],
+        **memory,
+        "peak_bytes": sum(memory.values()),
+        "weights_digest": f"{weights_digest:016x}",
+        "segments": [
+            {"name": segment.name, "calls": [_call(call) for call in segment.calls]}
+            for segment in program.segments
+        ],
+        "flow": _flow(program.flow),
+        "metadata": dict(program.metadata),
+        "files": {
+            path.relative_to(folder).as_posix(): _fingerprint(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    }
+
+
+def to_text(manifest: dict[str, Any]) -> str:
+    """The manifest as it is written; the same content gives the same text."""
+    return json.dumps(manifest, indent=1, ensure_ascii=True) + "\n"
+
+
+def _port(port: Port | StateSlot) -> dict[str, Any]:
+    return {"name": port.name, "shape": list(port.shape), "dtype": port.dtype.value, "bytes": port.nbytes}
+
+
+def _call(call: Call | Copy) -> dict[str, Any]:
+    match call:
+        case Call(symbol=symbol, label=label, flops=flops, bytes=nbytes):
+            return {"label": label, "kernel": symbol, "flops": flops, "bytes": nbytes}
+        case Copy(label=label, nbytes=nbytes):
+            return {"label": label, "kernel": "memmove", "flops": 0, "bytes": 2 * nbytes}
+
+
+def _flow(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for step in steps:
+        match step:
+            case RunSegment(name=name):
+                rows.append({"run": name})
+            case ExitIf(flag=flag, steps=inner):
+                rows.append({"exit_if": _operand(flag), "steps": _flow(inner)})
+            case Switch(index=index, cases=cases):
+                rows.append({"switch": _operand(index), "cases": [_flow(case) for case in cases]})
+    return rows
+
+
+def _operand(operand: Operand) -> str:
+    start = f"+{operand.start}" if operand.start else ""
+    return f"{operand.space.value}:{operand.offset}{start}"
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,30 @@
+/* Error sentences: each thread reads the one of its own last failed call. */
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "runtime.h"
+
+static _Thread_local char sentence[512];
+
+int optc_rt_fail(int code, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(sentence, sizeof sentence, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+const char *optc_rt_last_error(void)
+{
+    return sentence;
+}
+
+/* An assertion in a kernel reports through this symbol before it returns non-zero. */
+void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count);
+void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count)
+{
+    size_t used = (size_t)snprintf(sentence, sizeof sentence, "%s: ", kind);
+    for (int32_t i = 0; i < count && used < sizeof sentence; ++i)
+        used += (size_t)snprintf(sentence + used, sizeof sentence - used, "%s", parts[i]);
+}

@@ -1,0 +1,125 @@
+/* What the generated driver and the runtime know of each other; users never see it. */
+#ifndef OPTC_RUNTIME_H
+#define OPTC_RUNTIME_H
+
+#include <pthread.h>
+#include <string.h>
+
+#include "optc.h"
+
+#define OPTC_RT_ALIGNMENT 64
+
+struct optc_rt_instance;
+
+struct optc_rt_state {
+    optc_port port;
+    size_t offset;
+    int64_t initial; /* byte offset in the weights, or -1 for zeros */
+};
+
+struct optc_rt_call {
+    const char *label;
+    const char *symbol;
+    int segment;
+    uint64_t flops;
+    uint64_t bytes;
+};
+
+/* The generated driver's constants. */
+struct optc_rt_model {
+    const char *name;
+    int (*run)(struct optc_rt_instance *);
+    size_t arena_bytes, state_bytes, weights_bytes;
+    uint64_t weights_digest;
+    int input_count, output_count, state_count, feature_count, call_count, segment_count;
+    const optc_port *inputs, *outputs;
+    const struct optc_rt_state *states;
+    const char *const *features;
+    const struct optc_rt_call *calls;
+    const char *const *segments;
+};
+
+struct optc_rt_block { /* memory that was mapped; `bytes` is 0 for none */
+    void *address;
+    size_t bytes;
+};
+
+struct optc_rt_counter {
+    uint64_t calls, total_ns, fastest_ns;
+};
+
+struct optc_rt_instance {
+    const struct optc_rt_model *model;
+    uint8_t *arena, *state;
+    uint8_t *weights; /* never written; without const so that kernels' plain pointers take it */
+    uint8_t *const *inputs, *const *outputs;
+    int threads;
+    int profiling;
+    struct optc_rt_counter *counters; /* one for each call */
+    uint64_t *segment_runs;
+    pthread_mutex_t lock;
+    struct optc_rt_block arena_block, state_block, weights_block;
+};
+
+/* error.c: the sentence of this thread's last error. Returns `code`. */
+int optc_rt_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+const char *optc_rt_last_error(void);
+
+/* memory.c: zeroed memory on 64-byte (large blocks: huge page) boundaries. */
+int optc_rt_map(struct optc_rt_block *block, size_t bytes, const char *purpose);
+void optc_rt_unmap(struct optc_rt_block *block);
+void optc_rt_release_workspaces(void);
+
+/* weights.c */
+int optc_rt_open_weights(const struct optc_rt_model *model, const char *path, unsigned flags,
+                         struct optc_rt_block *block, uint8_t **weights);
+uint64_t optc_rt_digest(const uint8_t *data, size_t bytes);
+
+/* features.c: refuses with a sentence that names every missing feature. */
+int optc_rt_check_features(const char *model, const char *const *features, int count);
+
+/* cores.c: physical cores in the affinity mask, no more than the control group's quota. */
+int optc_rt_usable_cores(void);
+
+/* pool.c: a run holds the pool's workers awake between enter and leave. */
+void optc_rt_enter(int threads);
+void optc_rt_leave(void);
+void optc_rt_stop_workers(void);
+
+/* instance.c: what the functions of every model's C interface do. */
+int optc_rt_create(const struct optc_rt_model *model, const char *path, const optc_options *options,
+                   struct optc_rt_instance **out);
+void optc_rt_destroy(struct optc_rt_instance *m);
+int optc_rt_run(struct optc_rt_instance *m, const void *const *inputs, void *const *outputs);
+int optc_rt_bench(struct optc_rt_instance *m, const void *const *inputs, void *const *outputs,
+                  int runs, uint64_t *nanoseconds);
+int optc_rt_set_threads(struct optc_rt_instance *m, int threads);
+int optc_rt_state_reset(struct optc_rt_instance *m);
+int optc_rt_state_get(struct optc_rt_instance *m, int index, void *bytes);
+int optc_rt_state_set(struct optc_rt_instance *m, int index, const void *bytes);
+int optc_rt_profile_start(struct optc_rt_instance *m);
+int optc_rt_profile_stop(struct optc_rt_instance *m);
+int optc_rt_profile_get(struct optc_rt_instance *m, optc_profile_entry *entries, int capacity);
+uint64_t optc_rt_segment_runs(struct optc_rt_instance *m, int segment);
+
+/* Used by the generated code, one for each kernel call. */
+uint64_t optc_rt_now(void); /* nanoseconds, monotonic */
+void optc_rt_count(struct optc_rt_instance *m, int call, uint64_t start);
+int optc_rt_kernel_failed(struct optc_rt_instance *m, int call, int status);
+
+#define OPTC_RT_CALL(m, index, kernel_call)                                  \
+    do {                                                                     \
+        uint64_t start_ = (m)->profiling ? optc_rt_now() : 0;                \
+        int status_ = (kernel_call);                                         \
+        if (status_ != 0) return optc_rt_kernel_failed((m), (index), status_); \
+        if ((m)->profiling) optc_rt_count((m), (index), start_);             \
+    } while (0)
+
+#define OPTC_RT_COPY(m, index, target, source, bytes)             \
+    do {                                                          \
+        uint64_t start_ = (m)->profiling ? optc_rt_now() : 0;     \
+        memmove((target), (source), (bytes));                     \
+        if ((m)->profiling) optc_rt_count((m), (index), start_);  \
+    } while (0)
+
+#endif

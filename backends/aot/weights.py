@@ -1,0 +1,52 @@
+"""Writes weights.bin: a header of 64 bytes, then every block at its offset, zeros between."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from optc.backends.aot.digest import BLOCK, Digest
+from optc.backends.program import ALIGNMENT, Program, bytes_of
+from optc.ir.diagnostics import InternalError
+
+MAGIC = b"OPTCWTS\0"
+VERSION = 1
+_PIECE = 1024 * BLOCK  # 8 MiB: what is digested at once
+
+
+def write_weights(program: Program, path: Path) -> int:
+    """Writes the program's weights to `path`, one block in memory at a time; returns their digest."""
+    digest = Digest()
+    pending = bytearray()
+    with path.open("wb") as file:
+        file.write(bytes(ALIGNMENT))
+        for chunk in _chunks(program):
+            file.write(chunk)
+            pending += chunk
+            if len(pending) >= _PIECE:
+                whole = len(pending) // BLOCK * BLOCK
+                digest.update(bytes(pending[:whole]))
+                del pending[:whole]
+        digest.update(bytes(pending))
+        file.seek(0)
+        file.write(header(program.weights_bytes, digest.value()))
+    return digest.value()
+
+
+def header(data_bytes: int, digest: int) -> bytes:
+    """The first 64 bytes of the file."""
+    return struct.pack("<8sIIQQ", MAGIC, VERSION, ALIGNMENT, data_bytes, digest).ljust(ALIGNMENT, b"\0")
+
+
+def _chunks(program: Program) -> Iterator[bytes | memoryview]:
+    end = 0
+    for block in sorted(program.weights, key=lambda block: block.offset):
+        data = bytes_of(block.load())
+        if len(data) != block.nbytes:
+            raise InternalError(f"a weight of {block.nbytes} bytes loaded as {len(data)}")
+        yield bytes(block.offset - end)
+        for start in range(0, len(data), _PIECE):
+            yield data[start : start + _PIECE]
+        end = block.offset + block.nbytes
+    yield bytes(program.weights_bytes - end)
