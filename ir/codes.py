@@ -120,11 +120,6 @@ _PAGES: dict[str, Page] = {
         "The disk, a quota or a limit on file sizes was reached while the output was written. What had been\n"
         "written was removed again; an earlier output in the same place is still there, untouched.",
     ),
-    "E0152": Page(
-        "the output place holds something else",
-        "An artifact replaces an artifact or an empty folder, never other files. Give -o a new folder, or\n"
-        "remove what is there.",
-    ),
     # 07xx: the command line and its tools
     "E0701": Page(
         "unknown option",

@@ -1,0 +1,27 @@
+"""The terminal as the commands see it: one console, tables without boxes, columns that never wrap to rags."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 120  # columns when stdout is a file or a pipe, where no terminal says
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr; colours only at a terminal, no guessing of numbers and paths."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False, emoji=False)
+
+
+def plain_table(*columns: str, numbers: tuple[str, ...] = (), title: str = "") -> Table:
+    """A table with a ruled head; the columns named in `numbers` are set to the right."""
+    table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for column in columns:
+        right = column in numbers
+        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+    return table
