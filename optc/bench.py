@@ -1,0 +1,155 @@
+"""Times an artifact: percentiles of whole runs, and every kernel against the machine's limit.
+
+Whole runs are timed in C without a clock around kernels; the table comes from further runs with
+one. What kernels add up to and what a run takes are both shown, so that the driver's share is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.limits import Limits
+from optc.runtime import Artifact, KernelTime
+
+SPREAD = 1.5  # p99 over p50 from which a run counts as disturbed
+FAR = 0.5  # share of the limit below which a kernel is worth a word
+HEAVY = 0.10  # share of the time from which it is
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Seconds of whole runs."""
+
+    p50: float
+    p90: float
+    p99: float
+    least: float
+    mean: float
+    runs: int
+
+    @staticmethod
+    def of(nanoseconds: NDArray[np.uint64]) -> Percentiles:
+        """From the time of each run."""
+        seconds = nanoseconds.astype(np.float64) * 1e-9
+        p50, p90, p99 = np.percentile(seconds, (50, 90, 99))
+        return Percentiles(
+            float(p50), float(p90), float(p99), float(seconds.min()), float(seconds.mean()), len(seconds)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRow:
+    """One kernel call: mean seconds, share of all kernels' time, and the least time for its work."""
+
+    label: str
+    kernel: str
+    seconds: float
+    share: float
+    flops: int
+    bytes: int
+    limit: float
+    bound: str
+
+    @property
+    def of_limit(self) -> float:
+        """Share of the machine's limit that is reached, 0 to about 1; 0 when nothing is computed or moved."""
+        return self.limit / self.seconds if self.seconds else 0.0
+
+    @property
+    def speed(self) -> str:
+        """GFLOP/s of what is bound by computing, GB/s of what is bound by memory."""
+        if not self.seconds:
+            return ""
+        if self.bound == "compute":
+            return f"{self.flops / self.seconds * 1e-9:.1f} GFLOP/s"
+        return f"{self.bytes / self.seconds * 1e-9:.1f} GB/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `optc bench` says."""
+
+    name: str
+    threads: int
+    whole: Percentiles
+    kernels: tuple[KernelRow, ...]
+    limits: Limits
+    load_seconds: float
+    peak_bytes: int
+
+    @property
+    def kernel_seconds(self) -> float:
+        """Sum over all kernel calls of one run."""
+        return sum(row.seconds for row in self.kernels)
+
+    @property
+    def limit_seconds(self) -> float:
+        """The least time for all kernels on this machine."""
+        return sum(row.limit for row in self.kernels)
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What would help, from what was measured; nothing when nothing stands out."""
+        return tuple(_advice(self))
+
+
+def bench(
+    artifact: Artifact,
+    inputs: Mapping[str, NDArray[Any]],
+    limits: Limits,
+    *,
+    threads: int,
+    runs: int = 100,
+    warmup: int = 10,
+    load_seconds: float = 0.0,
+) -> Report:
+    """Run `warmup` times, then `runs` times for the percentiles, then with a clock at every kernel."""
+    if warmup:
+        artifact.bench(**inputs, runs=warmup)
+    whole = Percentiles.of(artifact.bench(**inputs, runs=runs))
+    profile = artifact.profile(**inputs, runs=max(3, min(runs, 50)))
+    rows = kernel_rows(profile.kernels, limits)
+    peak = int(artifact.manifest["peak_bytes"])
+    return Report(artifact.name, threads, whole, rows, limits, load_seconds, peak)
+
+
+def kernel_rows(kernels: Sequence[KernelTime], limits: Limits) -> tuple[KernelRow, ...]:
+    """The calls that ran, in their order."""
+    means = [k.total_ns * 1e-9 / k.calls if k.calls else 0.0 for k in kernels]
+    total = sum(means) or 1.0
+    return tuple(
+        KernelRow(
+            k.label, k.kernel, mean, mean / total, k.flops, k.bytes,
+            limits.seconds(k.flops, k.bytes), limits.bound(k.flops, k.bytes) if k.bytes else "",
+        )
+        for k, mean in zip(kernels, means, strict=True)
+        if k.calls
+    )  # fmt: skip
+
+
+def _advice(report: Report) -> Iterator[str]:
+    whole = report.whole
+    if whole.runs >= 20 and whole.p99 > SPREAD * whole.p50:
+        ratio = whole.p99 / whole.p50
+        yield (
+            f"p99 is {ratio:.1f} times p50: something else runs on this machine, or its clock changes; "
+            "trust min and p50"
+        )
+    outside = whole.p50 - report.kernel_seconds
+    if outside > 0.2 * whole.p50 and outside > 20e-6:
+        share = outside / whole.p50
+        yield f"{share:.0%} of a run is outside kernels: the model is small for its number of calls"
+    if report.threads > 1 and report.kernels and whole.p50 / len(report.kernels) < 5e-6:
+        yield "kernels take less than 5 µs each on average: try --threads 1, waking threads costs as much"
+    slow = [row for row in report.kernels if row.share >= HEAVY and 0 < row.of_limit < FAR]
+    for row in sorted(slow, key=lambda row: -row.share)[:3]:
+        gain = (row.seconds - row.limit) / max(report.kernel_seconds, 1e-12)
+        yield (
+            f"{row.label.partition(' @')[0]} takes {row.share:.0%} of the time at {row.of_limit:.0%} of the "
+            f"machine's limit: at the limit a run would be {gain:.0%} shorter"
+        )
