@@ -1,0 +1,199 @@
+"""Between a caller's arrays and an artifact's ports: what fits, what does not, and why, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.ir.diagnostics import OptcError, error
+
+_STORAGE = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "uint16",  # raw bits: numpy has no bfloat16
+    "i64": "int64",
+    "i32": "int32",
+    "i16": "int16",
+    "i8": "int8",
+    "u8": "uint8",
+    "i4": "int8",
+    "bool": "bool",
+}
+_NAMES = {name: dtype for dtype, name in _STORAGE.items() if dtype not in ("bf16", "i4")}
+_ALIGNMENT = 64  # of the arrays we make: a cache line, the widest vector
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input, output or state of an artifact."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @staticmethod
+    def of(entry: Mapping[str, Any]) -> Tensor:
+        """From its entry in the manifest; raises KeyError, TypeError or ValueError for a damaged one."""
+        name, dtype = entry["name"], entry["dtype"]
+        shape = tuple(entry["shape"])
+        if not isinstance(name, str) or not all(type(d) is int and 0 <= d < 1 << 48 for d in shape):
+            raise ValueError("a port without a name or with an impossible shape")
+        if dtype not in _STORAGE:
+            raise ValueError(f"an unknown dtype {dtype!r}")
+        return Tensor(name, shape, dtype)
+
+    @cached_property
+    def storage(self) -> np.dtype[Any]:
+        """The numpy dtype that holds it."""
+        return np.dtype(_STORAGE[self.dtype])
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'x'.join(map(str, (*self.shape, self.dtype)))}"
+
+
+def bind(ports: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
+    """One dense, aligned array for each port, from positional and named arguments.
+
+    Raises E0520 when names do not match, E0521 for a wrong shape, E0522 for a wrong dtype and E0523
+    for what is no array.
+    """
+    values = [value for index, arg in enumerate(args) for _, value in _leaves(str(index), arg)]
+    named = dict(item for name, arg in kwargs.items() for item in _leaves(name, arg))
+    names = [port.name for port in ports]
+    given = dict(zip(names, values, strict=False))
+    wrong = [
+        *(f"{len(values)} positional arrays for {len(ports)} inputs" for _ in [0] if len(values) > len(ports)),
+        *(f"no input is called {name!r}" for name in named if name not in names),
+        *(f"{name!r} is given twice" for name in named if name in given),
+        *(f"{name!r} is missing" for name in names if name not in given and name not in named),
+    ]
+    if wrong:
+        expected = "; ".join(map(str, ports)) or "none"
+        raise error("E0520", f"{', '.join(wrong)}; the inputs are: {expected}", help="optc inspect the artifact")
+    given |= named
+    return [fit(port, given[port.name]) for port in ports]
+
+
+def fit(port: Tensor, value: Any) -> NDArray[Any]:
+    """`value` as a dense array for `port`; the array itself where it is one already."""
+    array = _as_array(port, value)
+    if array.dtype != port.storage:
+        # ml_dtypes' bfloat16 has the same bits as our uint16.
+        if port.dtype == "bf16" and array.dtype.name == "bfloat16":
+            array = array.view(np.uint16)
+        else:
+            raise _wrong_dtype(port, array)
+    if array.shape != port.shape:
+        raise error(
+            "E0521",
+            f"input {port.name!r} has shape {_shape(array.shape)}, expected {_shape(port.shape)} ({port.dtype})",
+            help="compile the model for this shape, or pad, slice or transpose the input",
+        )
+    if not array.flags.c_contiguous or not array.flags.aligned or not array.dtype.isnative:
+        dense = empty(port)
+        dense[...] = array
+        return dense
+    return array
+
+
+def empty(port: Tensor) -> NDArray[Any]:
+    """A new dense array for `port` whose first byte lies on a cache line."""
+    nbytes = int(np.prod(port.shape, dtype=np.int64)) * port.storage.itemsize
+    block = np.empty(nbytes + _ALIGNMENT, dtype=np.uint8)
+    start = -block.ctypes.data % _ALIGNMENT
+    return block[start : start + nbytes].view(port.storage).reshape(port.shape)
+
+
+def nest(tree: Any, arrays: Sequence[NDArray[Any]]) -> Any:
+    """`arrays` in the structure that the manifest describes; one array alone, several in a tuple."""
+    if tree is None:
+        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+    return _nest(tree, arrays)
+
+
+def check_tree(tree: Any, count: int) -> None:
+    """Raises ValueError unless `tree` is a structure over `count` outputs."""
+    match tree:
+        case None:
+            return
+        case bool():
+            raise ValueError("the output structure is damaged")
+        case int() if 0 <= tree < count:
+            return
+        case {"tuple": list(items), **rest} | {"list": list(items), **rest} if not rest:
+            for item in items:
+                check_tree(item, count)
+        case {"dict": dict(items), **rest} if not rest:
+            for item in items.values():
+                check_tree(item, count)
+        case _:
+            raise ValueError("the output structure is damaged")
+
+
+def _nest(tree: Any, arrays: Sequence[NDArray[Any]]) -> Any:
+    match tree:
+        case None:
+            return None
+        case int():
+            return arrays[tree]
+        case {"tuple": items}:
+            return tuple(_nest(item, arrays) for item in items)
+        case {"list": items}:
+            return [_nest(item, arrays) for item in items]
+    return {key: _nest(item, arrays) for key, item in tree["dict"].items()}
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(f"{name}.{key}", item)
+    elif isinstance(value, (tuple, list)):
+        for index, item in enumerate(value):
+            yield from _leaves(f"{name}.{index}", item)
+    else:
+        yield name, value
+
+
+def _as_array(port: Tensor, value: Any) -> NDArray[Any]:
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        if hasattr(value, "__array_interface__"):
+            return np.asarray(value)
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        if isinstance(value, (bool, int, float)) and port.shape == ():
+            return np.asarray(value, dtype=port.storage)
+    except Exception as problem:  # whatever a foreign array raises when it will not be read
+        detach = "; a tensor that requires gradients: x.detach()" if "grad" in str(problem) else ""
+        bf16 = "; bfloat16: pass its bits, x.view(torch.uint16)" if port.dtype == "bf16" else ""
+        raise error(
+            "E0523", f"input {port.name!r} ({type(value).__name__}) cannot be read: {problem}{detach}{bf16}"
+        ) from problem
+    raise error(
+        "E0523",
+        f"input {port.name!r} is a {type(value).__name__}, expected an array of {port}",
+        help="pass a numpy array, or anything with __array_interface__ or __dlpack__",
+    )
+
+
+def _wrong_dtype(port: Tensor, array: NDArray[Any]) -> OptcError:
+    got = _NAMES.get(array.dtype.name, array.dtype.name)
+    hint = f"x.astype(np.{port.storage.name})"
+    if port.dtype == "bf16":
+        hint = "pass ml_dtypes.bfloat16, or the raw bits as np.uint16"
+    return error(
+        "E0522",
+        f"input {port.name!r} has dtype {got}, expected {port.dtype} ({_shape(port.shape)})",
+        help=hint,
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,283 @@
+"""`optc.load`: runs an artifact from Python with numpy and nothing else of weight.
+
+The library does the work; here are only the checks that make a wrong call a sentence, and the way
+from arrays to pointers. ctypes releases the interpreter lock while the model runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.arrays import Tensor, bind, empty, nest
+from optc.bundle import Bundle, open_bundle
+from optc.ir.diagnostics import OptcError, error
+
+_ARCHES = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "arm", "armv7": "arm", "armv8l": "arm"}
+# What the C functions answer (runtime/optc.h), and the page that explains it.
+_CODES = {1: "E0523", 2: "E0510", 3: "E0514", 4: "E0513", 5: "E0525", 6: "E0524"}
+_SKIP_DIGEST, _COPY_WEIGHTS = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """What one kernel call of the program cost: nanoseconds, and what it computes and moves per call."""
+
+    label: str
+    kernel: str
+    segment: str
+    flops: int
+    bytes: int
+    calls: int
+    total_ns: int
+    fastest_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The kernel calls in order, and how often each segment ran."""
+
+    kernels: tuple[KernelTime, ...]
+    segment_runs: Mapping[str, int]
+
+
+class _Options(ctypes.Structure):
+    _fields_ = (("threads", ctypes.c_int), ("flags", ctypes.c_uint))
+
+
+class _Entry(ctypes.Structure):
+    _fields_ = (
+        ("label", ctypes.c_char_p),
+        ("symbol", ctypes.c_char_p),
+        ("segment", ctypes.c_char_p),
+        ("flops", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("calls", ctypes.c_uint64),
+        ("total_ns", ctypes.c_uint64),
+        ("fastest_ns", ctypes.c_uint64),
+    )
+
+
+class _Library:
+    """The C functions of one model, without their prefix."""
+
+    def __init__(self, path: Path, prefix: str) -> None:
+        try:
+            self._library = ctypes.CDLL(str(path))
+            self.create = self._function(f"{prefix}_create", ctypes.c_int)
+            self.destroy = self._function(f"{prefix}_destroy", None)
+            self.run = self._function(f"{prefix}_run", ctypes.c_int)
+            self.bench = self._function(f"{prefix}_bench", ctypes.c_int)
+            self.last_error = self._function(f"{prefix}_last_error", ctypes.c_char_p)
+            self.set_threads = self._function(f"{prefix}_set_threads", ctypes.c_int)
+            self.state_get = self._function(f"{prefix}_state_get", ctypes.c_int)
+            self.state_set = self._function(f"{prefix}_state_set", ctypes.c_int)
+            self.state_reset = self._function(f"{prefix}_state_reset", ctypes.c_int)
+            self.profile_start = self._function(f"{prefix}_profile_start", ctypes.c_int)
+            self.profile_stop = self._function(f"{prefix}_profile_stop", ctypes.c_int)
+            self.profile_get = self._function(f"{prefix}_profile_get", ctypes.c_int)
+            self.segment_runs = self._function(f"{prefix}_segment_runs", ctypes.c_uint64)
+        except (OSError, AttributeError) as problem:
+            raise error(
+                "E0515", f"{path} cannot be loaded: {problem}", help="compile the model again"
+            ) from problem
+
+    def _function(self, name: str, result: Any) -> Any:
+        function = getattr(self._library, name)
+        function.restype = result
+        return function
+
+    def check(self, code: int) -> None:
+        """Raises what the C side said when `code` is not 0."""
+        if code:
+            sentence = (self.last_error() or b"").decode(errors="replace")
+            raise error(_CODES.get(code, "E0524"), sentence or f"the library answered {code}")
+
+
+class Artifact:
+    """A loaded model: call it with arrays, by position or by name.
+
+    It may be called from several threads, one call at a time; `another()` gives an instance with
+    buffers and state of its own for calls at the same time.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True, copy: bool = False) -> None:
+        """`threads` 0: one for each physical core; `verify`: digest of the weights; `copy`: do not map them."""
+        self.manifest = bundle.manifest
+        self.path = bundle.folder
+        self.name: str = bundle.manifest["name"]
+        self.inputs = tuple(map(Tensor.of, bundle.manifest["inputs"]))
+        self.outputs = tuple(map(Tensor.of, bundle.manifest["outputs"]))
+        self.states = tuple(map(Tensor.of, bundle.manifest["states"]))
+        self._bundle = bundle
+        self._arguments = {"threads": threads, "verify": verify, "copy": copy}
+        self._instance = ctypes.c_void_p()
+        self._lock = threading.RLock()  # held while C uses the instance, so that close() waits
+        _check_machine(bundle)
+        self._library = _Library(bundle.library(), bundle.manifest["prefix"])
+        flags = (0 if verify else _SKIP_DIGEST) | (_COPY_WEIGHTS if copy else 0)
+        options = _Options(_whole(threads, "threads"), flags)
+        path = str(bundle.folder).encode()
+        instance = ctypes.byref(self._instance)
+        self._library.check(self._library.create(path, ctypes.byref(options), instance))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model once.
+
+        Arguments are numpy arrays or anything with `__array_interface__` or `__dlpack__`; nested
+        ones are taken apart into `outer.inner`. Returns an array, or the structure the model returns.
+        Raises E0520 for wrong names, E0521 for a shape, E0522 for a dtype, E0523 for what is no array.
+        """
+        arrays = bind(self.inputs, args, kwargs)
+        results = [empty(port) for port in self.outputs]
+        self._do("run", _pointers(arrays), _pointers(results))
+        return nest(self.manifest["output_tree"], results)
+
+    def bench(self, *args: Any, runs: int = 100, **kwargs: Any) -> NDArray[np.uint64]:
+        """Nanoseconds that each of `runs` runs took, measured in C."""
+        arrays = bind(self.inputs, args, kwargs)
+        results = [empty(port) for port in self.outputs]
+        times = np.zeros(_whole(runs, "runs"), dtype=np.uint64)
+        pointer = ctypes.c_void_p(times.ctypes.data)
+        self._do("bench", _pointers(arrays), _pointers(results), ctypes.c_int(len(times)), pointer)
+        return times
+
+    def profile(self, *args: Any, runs: int = 20, **kwargs: Any) -> Profile:
+        """Runs `runs` times with a clock around every kernel call."""
+        arrays = bind(self.inputs, args, kwargs)
+        results = [empty(port) for port in self.outputs]
+        pointers = _pointers(arrays), _pointers(results)
+        with self._lock:
+            self._do("profile_start")
+            try:
+                for _ in range(_whole(runs, "runs")):
+                    self._do("run", *pointers)
+            finally:
+                self._do("profile_stop")
+            return self._read_profile()
+
+    def _read_profile(self) -> Profile:
+        library, handle = self._library, self._instance
+        count = library.profile_get(handle, None, 0)
+        entries = (_Entry * count)()
+        library.profile_get(handle, entries, ctypes.c_int(count))
+        names = [segment["name"] for segment in self.manifest["segments"]]
+        runs = {
+            name: library.segment_runs(handle, ctypes.c_int(index)) for index, name in enumerate(names)
+        }
+        return Profile(tuple(_kernel_time(entry) for entry in entries), runs)
+
+    def set_threads(self, threads: int) -> None:
+        """Threads for the calls to come; 0: one for each physical core this process may use."""
+        self._do("set_threads", ctypes.c_int(_whole(threads, "threads")))
+
+    def reset(self) -> None:
+        """Gives every state the value it had when the artifact was loaded."""
+        self._do("state_reset")
+
+    def state(self, name: str) -> NDArray[Any]:
+        """A copy of the state called `name`; raises E0526 when there is none."""
+        index = self._state_index(name)
+        array = empty(self.states[index])
+        self._do("state_get", ctypes.c_int(index), ctypes.c_void_p(array.ctypes.data))
+        return array
+
+    def set_state(self, name: str, value: Any) -> None:
+        """Replaces the state called `name`; raises E0526, or what a call raises for a wrong array."""
+        index = self._state_index(name)
+        (array,) = bind((self.states[index],), (value,), {})
+        self._do("state_set", ctypes.c_int(index), ctypes.c_void_p(array.ctypes.data))
+
+    def _state_index(self, name: str) -> int:
+        names = [state.name for state in self.states]
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise error("E0526", f"{self.name} has no state {name!r}; its states: {known}")
+        return names.index(name)
+
+    def _do(self, function: str, *arguments: Any) -> None:
+        with self._lock:
+            if not self._instance:
+                raise error("E0523", f"{self.name} was closed", help="optc.load(...) again")
+            self._library.check(getattr(self._library, function)(self._instance, *arguments))
+
+    def another(self) -> Artifact:
+        """A second instance of the same artifact, with its own buffers and state."""
+        return Artifact(self._bundle, **self._arguments)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Frees the instance, after the calls that are under way; calls after that raise E0523."""
+        with self._lock:
+            instance, self._instance = self._instance, ctypes.c_void_p()
+            if instance:
+                self._library.destroy(instance)
+
+    def __enter__(self) -> Artifact:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_library"):  # not where the load was refused
+            self.close()
+
+    def __repr__(self) -> str:
+        ports = ", ".join(map(str, self.inputs))
+        results = ", ".join(map(str, self.outputs))
+        return f"<{self.name}({ports}) -> {results}, for {self.manifest['target']['triple']}>"
+
+
+def load(
+    path: str | Path, *, threads: int = 0, verify: bool = True, copy: bool = False, cache: Path | None = None
+) -> Artifact:
+    """Loads the artifact at `path`, a folder or a `.optc` file.
+
+    `threads` 0 takes one for each physical core this process may use. `verify` checks the digest of
+    the weights, `copy` reads them into memory instead of mapping the file. A `.optc` file is unpacked
+    once into `cache` (default: `~/.cache/optc/artifacts`). Raises E0510 for what is no artifact,
+    E0511 for one of a newer optc, E0512 and E0513 for one of another CPU, E0514 for a damaged one,
+    E0515 for a library that the system refuses.
+    """
+    return Artifact(open_bundle(Path(path), cache), threads=threads, verify=verify, copy=copy)
+
+
+def _check_machine(bundle: Bundle) -> None:
+    triple = str(bundle.manifest["target"]["triple"])
+    arch = triple.split("-")[0].lower()
+    machine = platform.machine().lower()
+    if _ARCHES.get(arch, arch) != _ARCHES.get(machine, machine):
+        raise error(
+            "E0512",
+            f"{bundle.manifest['name']} was compiled for {arch}, this machine is {machine}",
+            help="optc compile ... --target host",
+        )
+
+
+def _kernel_time(entry: _Entry) -> KernelTime:
+    texts = [text.decode() for text in (entry.label, entry.symbol, entry.segment)]
+    return KernelTime(*texts, entry.flops, entry.bytes, entry.calls, entry.total_ns, entry.fastest_ns)
+
+
+def _pointers(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
+
+
+def _whole(number: int, name: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 31:
+        raise error("E0523", f"{name} must be a whole number from 0 on, got {number!r}")
+    return number
+
+
+__all__ = ["Artifact", "KernelTime", "OptcError", "Profile", "load"]
