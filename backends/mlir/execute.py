@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ def run(module: Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.T
         main.attributes["llvm.emit_c_interface"] = ir.UnitAttr.get()
         passmanager.PassManager.parse(_PIPELINE.replace("\n", "")).run(linalg.operation)
         engine = execution_engine.ExecutionEngine(linalg, 2)
+        engine.raw_register_runtime("memrefCopy", ctypes.cast(_memref_copy, ctypes.c_void_p))
     arguments = [_array(inputs[port.name]) for port in module.inputs]
     results = [np.zeros(port.type.shape, _storage(port.type.dtype)) for port in module.outputs]
     boxes = [
@@ -70,3 +72,31 @@ def _storage(dtype: DType) -> np.dtype:
     return dtype.storage
 
 
+
+
+class _Unranked(ctypes.Structure):
+    """MLIR's UnrankedMemRefType: a rank, and a descriptor of that rank."""
+
+    _fields_ = [("rank", ctypes.c_int64), ("descriptor", ctypes.c_void_p)]
+
+
+@ctypes.CFUNCTYPE(
+    None, ctypes.c_int64, ctypes.POINTER(_Unranked), ctypes.POINTER(_Unranked)
+)
+def _memref_copy(element_bytes: int, source: Any, target: Any) -> None:
+    """MLIR's runtime function `memrefCopy`, which its Python wheel does not carry."""
+    _view(element_bytes, target.contents)[...] = _view(element_bytes, source.contents)
+
+
+def _view(element_bytes: int, item: _Unranked) -> np.ndarray:
+    """The elements of a memref as opaque bytes, strides and all."""
+    rank = item.rank
+    # allocated, aligned, offset, sizes[rank], strides[rank]
+    words = (ctypes.c_int64 * (3 + 2 * rank)).from_address(item.descriptor)
+    sizes, strides = words[3 : 3 + rank], words[3 + rank :]
+    reach = 1 + sum((n - 1) * abs(s) for n, s in zip(sizes, strides, strict=True))
+    start = words[1] + words[2] * element_bytes
+    flat = np.ctypeslib.as_array((ctypes.c_uint8 * (reach * element_bytes)).from_address(start))
+    elements = flat.view(f"V{element_bytes}")
+    steps = [stride * element_bytes for stride in strides]
+    return np.lib.stride_tricks.as_strided(elements, sizes, steps)
