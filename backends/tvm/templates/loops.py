@@ -13,13 +13,15 @@ epilogues that move data are then plain Python, and a kernel lowers in milliseco
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer, ForKind, PrimFunc, Stmt, Var
 
 Index = Sequence[Expr | int]
+T = TypeVar("T")
 
 # LLVM keeps a "local" array in registers when every index into it is a constant after unrolling.
 REGISTERS = "local"
@@ -84,6 +86,29 @@ class Code:
         with self._block() as body:
             yield
         self.add(tirx.IfThenElse(condition, body[0], None))
+
+    @contextmanager
+    def otherwise(self, condition: Expr) -> Iterator[None]:
+        """Run the block if the condition does not hold."""
+        with self.when(tirx.Not(condition)):
+            yield
+
+    def cases(
+        self, condition: Expr, yes: tuple[int, T], no: tuple[int, T]
+    ) -> Iterator[tuple[T, AbstractContextManager[None]]]:
+        """Both sides of a condition, given how often each is taken and what is true there.
+
+        A side that is never taken is left out, and then the other needs no test.
+        """
+        if yes[0]:
+            yield yes[1], self.when(condition) if no[0] else nullcontext()
+        if no[0]:
+            yield no[1], self.otherwise(condition) if yes[0] else nullcontext()
+
+    def statement(self) -> Stmt:
+        """Close: what was written, as one statement for a larger function."""
+        (block,) = self._blocks
+        return _sequence(block)
 
     def function(self, symbol: str, parameters: Sequence[Buffer]) -> PrimFunc:
         """Close: a function of these buffers. They do not overlap."""
