@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 # LLVM keeps a "local" array in registers when every index into it is a constant after unrolling.
 REGISTERS = "local"
+# Dealing a loop to waiting threads and joining them takes some microseconds.
+FORK_CYCLES = 15_000.0
 
 
 class Code:
@@ -71,6 +73,10 @@ class Code:
     def parallel(self, name: str, extent: Expr | int):  # type: ignore[no-untyped-def]
         """A loop shared among threads in contiguous, equal parts."""
         return self.loop(name, extent, ForKind.PARALLEL)
+
+    def shared(self, name: str, extent: int, cycles: float):  # type: ignore[no-untyped-def]
+        """A loop that is parallel if its work outweighs waking the threads."""
+        return self.loop(name, extent, ForKind.PARALLEL if cycles > FORK_CYCLES else ForKind.SERIAL)
 
     def unrolled(self, name: str, extent: int):  # type: ignore[no-untyped-def]
         """A loop written out."""

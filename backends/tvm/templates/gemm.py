@@ -1,0 +1,224 @@
+"""Matrix products with a constant right side: `linear`, and `matmul` by weights.
+
+The weights are packed at compile time into panels of a few vectors' width, `[N / width][K][width]`.
+Each work item is one register tile: `rows` x `width` sums stay in registers over the whole of K, so
+an element of the left side is read once per panel and a weight once per `rows` rows (Goto and van
+de Geijn 2008, without the outer blocking: a panel of K rows fits in the second-level cache for
+every K that models use). Items are dealt to threads in panel order. The epilogue runs on the tile.
+
+Ragged edges: rows are divided into tiles whose heights differ by one, so no remainder tile is left;
+the last panel has as many vectors as it needs, and its last vector is stored in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import Expr
+
+from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
+from optc.backends.tvm.templates.loops import Code, as_index
+from optc.backends.tvm.templates.places import Coordinate, Lane, plain, reshape
+from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
+from optc.backends.tvm.templates.tile import Tile, accumulate, drain, register_rows, tile_cycles
+from optc.ir.dtype import DType
+from optc.ir.graph import Node, Value
+from optc.ir.ops import Linear, MatMul
+from optc.ir.types import TensorType
+
+
+_MOST_VECTORS = 8  # wider tiles only lower the rows
+_UNROLL = 2  # steps of K per loop iteration: more only takes time to compile
+
+
+@dataclass(frozen=True, slots=True)
+class PanelPack:
+    """[N, K] (`transposed`) or [K, N] weights as panels [K][width] one after another, zero-padded.
+
+    The last panel is only as wide as its columns need, in whole vectors of `lanes`.
+    """
+
+    width: int
+    lanes: int
+    transposed: bool
+
+    def type(self, natural: TensorType) -> TensorType:
+        """One axis of K * N' elements, N' being N in whole vectors."""
+        n, k = natural.shape[-2:] if self.transposed else natural.shape[:-3:-1]
+        return natural.with_shape((k * -(-n // self.lanes) * self.lanes,))
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """The panels, flat."""
+        matrix = array.reshape(array.shape[-2:])
+        matrix = matrix.T if self.transposed else matrix
+        k, n = matrix.shape
+        padded = np.zeros((k, -(-n // self.lanes) * self.lanes), array.dtype)
+        padded[:, :n] = matrix
+        parts = np.split(padded, range(self.width, padded.shape[1], self.width), axis=1)
+        return np.concatenate([part.ravel() for part in parts])
+
+
+@dataclass(frozen=True, slots=True)
+class GemmKnobs:
+    """`rows` x `vectors` registers per tile at most; `unroll` steps of K per loop iteration."""
+
+    rows: int
+    vectors: int
+    unroll: int
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Template of products with constant weights."""
+
+    name: str = "gemm"
+    version: int = 1
+
+    def match(self, problem: Problem) -> Plan | Miss:
+        """Takes a task around one `linear` or `matmul` whose right side is a constant matrix."""
+        anchors = [n for n in problem.body.nodes if isinstance(n.op, Linear | MatMul)]
+        if len(anchors) != 1:
+            return Miss("the task has no single matrix product")
+        (anchor,) = anchors
+        weight = anchor.inputs[1]
+        constant = {problem.body.inputs[i] for i in problem.constants}
+        if weight not in constant or problem.body.users[weight] != (anchor,):
+            return Miss("the right side is not a constant of the product's own")
+        if weight.type.elements != weight.shape[-1] * weight.shape[-2]:
+            return Miss("the right side is a batch of matrices")
+        if not anchor.output.type.dtype.is_float or not anchor.output.type.elements:
+            return Miss(f"products of {anchor.output.type} go elsewhere")
+        task = fused(problem, anchor)
+        return task if isinstance(task, Miss) else GemmPlan(task)
+
+
+@dataclass(frozen=True)
+class GemmPlan:
+    """A product of M x K by K x N, where M counts all leading axes of the left side."""
+
+    task: Fused
+    template: str = "gemm/1"
+
+    @property
+    def node(self) -> Node:
+        """The product."""
+        return self.task.anchor
+
+    @property
+    def dtype(self) -> DType:
+        """What sums are kept in."""
+        return DType.F64 if self.node.output.type.dtype is DType.F64 else DType.F32
+
+    @property
+    def m(self) -> int:
+        """Rows."""
+        return self.node.output.type.elements // self.n
+
+    @property
+    def n(self) -> int:
+        """Columns."""
+        return self.node.output.shape[-1]
+
+    @property
+    def k(self) -> int:
+        """Length of each sum."""
+        return self.node.inputs[0].shape[-1]
+
+    def candidates(self) -> Sequence[Knobs]:
+        """Tile shapes, the fewest estimated cycles first."""
+        target = self.task.problem.target
+        lanes = target.lanes(self.dtype)
+        found = []
+        for vectors in range(1, min(_MOST_VECTORS, -(-self.n // lanes)) + 1):
+            most = register_rows(target, vectors)
+            # Heights that divide the rows evenly; a lower one may suit the number of threads.
+            tiles = -(-self.m // most)
+            for count in (tiles, tiles + 1):
+                rows = -(-self.m // count)
+                found.append(GemmKnobs(rows, vectors, _UNROLL))
+        return sorted(dict.fromkeys(found), key=self.cycles)
+
+    def cycles(self, knobs: GemmKnobs) -> float:
+        """Estimated cycles of the slowest thread."""
+        target = self.task.problem.target
+        lanes = target.lanes(self.dtype)
+        tiles, vectors = -(-self.m // knobs.rows), -(-self.n // lanes)
+        panels = -(-vectors // knobs.vectors)
+        rows, width = self.m / tiles, vectors / panels
+        work = tile_cycles(rows, width, self.k) * panels * tiles
+        share = -(-panels * tiles // target.cores) / (panels * tiles)
+        return work * max(share, 1 / target.cores)
+
+    def emit(self, symbol: str, knobs: Knobs) -> Emitted:
+        """One parallel loop over tiles."""
+        if not isinstance(knobs, GemmKnobs):
+            raise ValueError(f"gemm does not know {knobs!r}")
+        return _Emission(self, knobs).run(symbol)
+
+
+class _Emission:
+    def __init__(self, plan: GemmPlan, knobs: GemmKnobs) -> None:
+        self.plan, self.knobs, self.node = plan, knobs, plan.node
+        target = plan.task.problem.target
+        self.dtype = plan.dtype
+        self.lanes = target.lanes(self.dtype)
+        transposed = not isinstance(self.node.op, MatMul) or self.node.op.transpose_b
+        self.pack = PanelPack(knobs.vectors * self.lanes, self.lanes, transposed)
+        place = plan.task.problem.body.inputs.index(self.node.inputs[1])
+        self.io: FusedEmitter = plan.task.emitter({place: self.pack})
+        self.weights = self.io.packed(self.node.inputs[1])
+        self.code = Code()
+
+    def run(self, symbol: str) -> Emitted:
+        plan, code = self.plan, self.code
+        tiles = -(-plan.m // self.knobs.rows)
+        short, tall = divmod(plan.m, tiles)
+        full, left = divmod(plan.n, self.pack.width)
+        panels = full + (left > 0)
+        with code.shared("item", panels * tiles, self.plan.cycles(self.knobs)) as item:
+            panel = code.bind(tirx.floordiv(item, tiles), "panel")
+            strip = code.bind(tirx.floormod(item, tiles), "strip")
+            first = code.bind(strip * short + tirx.min(strip, tall), "first")
+            heights = (tall, short + 1), (tiles - tall, short)
+            widths = (full, self.pack.width), (panels - full, left)
+            for rows, chosen in code.cases(strip < tall, *heights):
+                with chosen:
+                    for columns, here in code.cases(panel < full, *widths):
+                        with here:
+                            self.tile(Tile(rows, columns, self.lanes), panel, first)
+        return self.io.finish(code, symbol)
+
+    def tile(self, tile: Tile, panel: Expr, first: Expr) -> None:
+        code, plan = self.code, self.plan
+        start = code.bind(panel * (plan.k * self.pack.width), "start")
+        x, bias = self.node.inputs[0], self.node.inputs[2:]
+        lead = x.shape[:-1]
+
+        def left(row: int, k: Expr) -> Expr:
+            index = [*plain(reshape([first + row], [plan.m], lead)), k]
+            return self.wide(self.io.read(None, x, index))
+
+        def right(k: Expr, column: Expr) -> Expr:
+            return self.wide(self.weights[start + k * tile.width + column])
+
+        sums = accumulate(code, tile, plan.k, self.knobs.unroll, left, right, tvm_dtype(self.dtype))
+
+        def finish(row: Expr, column: Coordinate, value: Expr) -> None:
+            place = Lane(panel * self.pack.width + column.base, column.lane, column.lanes)
+            if bias:
+                at = place.base + place.lane
+                value = value + self.wide(self.io.read(None, bias[0], [at]))
+            lead = self.node.output.shape[:-1]
+            rows = reshape([first + row], [plan.m], lead)
+            self.io.store(code, [*rows, place], value)
+
+        drain(code, tile, sums, finish, self.plan.task.epilogue_size)
+
+    def wide(self, value: Expr) -> Expr:
+        """The value in the type that sums are kept in."""
+        dtype = tvm_dtype(self.dtype)
+        return value if value.ty.dtype == dtype else tirx.Cast(dtype, value)
