@@ -1,4 +1,4 @@
-"""The hand-over between kernel builders and the packager: which kernels run, in which order, on which bytes.
+"""The hand-over from kernel builders to the packager: which kernels run, in which order, on what.
 
 A `Program` knows no op and no tensor expression: only objects, addresses and control flow. Kernels
 are plain C functions `int32_t symbol(void *, void *, ...)`, inputs first, then outputs, then
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from optc.ir.dtype import DType
 
 ALIGNMENT = 64  # bytes: every offset in the arena, the weights and the state; a cache line
@@ -35,8 +34,8 @@ class Space(Enum):
 class Operand:
     """An address that a kernel gets.
 
-    `offset` is in bytes for ARENA, WEIGHTS and STATE, and says which one for INPUT and OUTPUT;
-    there `start` moves the address by that many bytes into the user's buffer.
+    `offset` is in bytes for ARENA, WEIGHTS and STATE. For INPUT and OUTPUT it says which one, and
+    `start` moves the address by that many bytes into the user's buffer.
     """
 
     space: Space
@@ -46,7 +45,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One kernel call; `flops` and `bytes` are what it computes and moves, `label` is for people."""
+    """A kernel call: `flops` and `bytes` it computes and moves, and a `label` for people."""
 
     symbol: str
     operands: tuple[Operand, ...]
@@ -57,7 +56,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Move `nbytes` bytes, for an output that is an input, a constant or a state, and for state updates."""
+    """Move `nbytes` bytes: an output that is an input or a constant, a state update."""
 
     source: Operand
     target: Operand
@@ -82,7 +81,7 @@ class RunSegment:
 
 @dataclass(frozen=True, slots=True)
 class ExitIf:
-    """Where the byte at `flag` is not zero: take `steps` (which write the outputs) and end the run."""
+    """Where the byte at `flag` is not zero: take `steps`, which write the outputs, and end."""
 
     flag: Operand
     steps: tuple[Step, ...] = ()
@@ -90,7 +89,7 @@ class ExitIf:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Take the case that the i32 at `index` names; an index below 0 or past the end takes the last."""
+    """Take the case that the i32 at `index` names; one that names none takes the last."""
 
     index: Operand
     cases: tuple[tuple[Step, ...], ...]
@@ -131,7 +130,7 @@ class StateSlot:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One block of the weights: `load` gives its array when it is written, so that big ones stay on disk."""
+    """A block of the weights: `load` gives its array when it is written, not before."""
 
     offset: int
     nbytes: int
@@ -207,79 +206,6 @@ def steps_of(flow: Sequence[Step]) -> Iterator[Step]:
                     yield from steps_of(case)
 
 
-def check_program(program: Program) -> list[str]:
-    """What is wrong with a program, one sentence each; an empty list is the promise the packager relies on."""
-    problems = [*_check_layout(program), *_check_names(program)]
-    for segment in program.segments:
-        for call in segment.calls:
-            where = f"segment {segment.name!r}, {call.label or 'a call'}"
-            operands = call.operands if isinstance(call, Call) else (call.source, call.target)
-            sizes = [1] * len(operands) if isinstance(call, Call) else [call.nbytes] * 2
-            problems += [
-                f"{where}: {problem}"
-                for operand, size in zip(operands, sizes, strict=True)
-                if (problem := _check_operand(program, operand, size))
-            ]
-            if isinstance(call, Copy) and call.target.space in (Space.INPUT, Space.WEIGHTS):
-                problems.append(f"{where}: writes to {call.target.space.value}, which is read only")
-    for step in steps_of(program.flow):
-        operand_size = {ExitIf: 1, Switch: 4}.get(type(step))
-        if operand_size:
-            operand = step.flag if isinstance(step, ExitIf) else step.index  # type: ignore[union-attr]
-            problem = _check_operand(program, operand, operand_size)
-            problems += [f"flow: {problem}"] if problem else []
-        if isinstance(step, Switch) and not step.cases:
-            problems.append("flow: a switch without cases")
-    return problems
-
-
-def _check_names(program: Program) -> Iterator[str]:
-    names = [segment.name for segment in program.segments]
-    if len(set(names)) != len(names):
-        yield "two segments have one name"
-    for step in steps_of(program.flow):
-        if isinstance(step, RunSegment) and step.name not in names:
-            yield f"the flow runs segment {step.name!r}, which does not exist"
-    for kind, ports in (("inputs", program.inputs), ("outputs", program.outputs)):
-        if len({port.name for port in ports}) != len(ports):
-            yield f"two {kind} have one name"
-
-
-def _check_layout(program: Program) -> Iterator[str]:
-    for kind, blocks in (("weight", program.weights), ("state", program.states)):
-        end = 0
-        for block in sorted(blocks, key=lambda block: block.offset):  # type: ignore[attr-defined]
-            if block.offset % ALIGNMENT:  # type: ignore[attr-defined]
-                yield f"a {kind} block at {block.offset} is not aligned to {ALIGNMENT}"  # type: ignore[attr-defined]
-            if block.offset < end:  # type: ignore[attr-defined]
-                yield f"two {kind} blocks overlap at {block.offset}"  # type: ignore[attr-defined]
-            end = block.offset + block.nbytes  # type: ignore[attr-defined]
-    for slot in program.states:
-        if slot.initial is not None and slot.initial + slot.nbytes > program.weights_bytes:
-            yield f"state {slot.name!r} starts from weights past their end"
-
-
-def _check_operand(program: Program, operand: Operand, size: int) -> str:
-    if operand.offset < 0 or operand.start < 0:
-        return "a negative offset"
-    ports = {Space.INPUT: program.inputs, Space.OUTPUT: program.outputs}.get(operand.space)
-    if ports is not None:
-        if operand.offset >= len(ports):
-            return f"{operand.space.value} {operand.offset} of {len(ports)}"
-        end, limit = operand.start + size, ports[operand.offset].nbytes
-    else:
-        limits = {
-            Space.ARENA: program.arena_bytes,
-            Space.WEIGHTS: program.weights_bytes,
-            Space.STATE: program.state_bytes,
-        }
-        end, limit = operand.offset + operand.start + size, limits[operand.space]
-    # A tensor without elements has no byte of its own, so an address at the very end is right for it.
-    if end > max(limit, 0) + (1 if size == 1 else 0):
-        return f"{operand.space.value} is {limit} bytes, the address reaches {end}"
-    return ""
-
-
 def bytes_of(array: NDArray[Any]) -> memoryview:
     """The dense bytes of an array, without a copy where it is dense already."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).cast("B")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -120,6 +120,86 @@ _PAGES: dict[str, Page] = {
         "The disk, a quota or a limit on file sizes was reached while the output was written. What had been\n"
         "written was removed again; an earlier output in the same place is still there, untouched.",
     ),
+    # 05xx: artifacts and their loading
+    "E0501": Page(
+        "no C compiler for the target",
+        "The driver and the runtime of an artifact are C, compiled and linked by zig, which `pip install\n"
+        "ziglang` brings for every CPU target. Without it the system's compiler is taken: `cc` for this\n"
+        "machine, `aarch64-linux-gnu-gcc` and the like for others. Neither was found.",
+    ),
+    "E0502": Page(
+        "artifacts for this triple cannot be linked",
+        "The runtime is written for Linux on x86-64, 64-bit ARM and 32-bit ARM, with glibc or musl.",
+    ),
+    "E0503": Page(
+        "the output place holds something else",
+        "An artifact replaces an artifact or an empty folder, never other files. Give -o a new place, or\n"
+        "remove what is there.",
+    ),
+    "E0510": Page(
+        "this is no artifact that can be loaded",
+        "An artifact is a folder with a manifest.json, or a `.optc` file, both made by `optc compile`. To be\n"
+        "loaded it also needs model.so, which is there unless `--emit` asked for something else.",
+    ),
+    "E0511": Page(
+        "an artifact of a newer optc",
+        "The format of the artifact is newer than what this version reads. Upgrade optc where it is loaded,\n"
+        "or compile the model with the older version.",
+    ),
+    "E0512": Page(
+        "an artifact for another kind of CPU",
+        "The kernels are machine code. Compile the model for this machine, with `--target host` here or with\n"
+        "this machine's name elsewhere.",
+    ),
+    "E0513": Page(
+        "the CPU lacks features that the kernels need",
+        "The artifact says which CPU features its kernels use, and loading refuses where one is missing\n"
+        "instead of failing with an illegal instruction later. Compile for a smaller target, such as\n"
+        "`--target x86-64-v3`.",
+    ),
+    "E0514": Page(
+        "a file of the artifact is damaged or missing",
+        "Every file's digest is in the manifest, and the digest of the weights in the library; one does not\n"
+        "match. The copy is incomplete, or files of two artifacts were mixed. Copy or compile it again.",
+    ),
+    "E0515": Page(
+        "the system refuses the library",
+        "model.so could not be loaded, or a `.optc` file not be unpacked; the message gives the system's\n"
+        "reason. A file system mounted `noexec` is one, another C library (musl instead of glibc) another.",
+    ),
+    "E0520": Page(
+        "inputs are missing, unknown, or given twice",
+        "Inputs are given by position or by name, like the arguments of a function; nested ones are taken\n"
+        "apart into `outer.inner`. The message lists all inputs with shape and dtype.",
+    ),
+    "E0521": Page(
+        "an input has another shape than the model was compiled for",
+        "Shapes are fixed when a model is compiled. Pad, slice or transpose the input, or compile again with\n"
+        "`--shape`.",
+    ),
+    "E0522": Page(
+        "an input has another dtype than the model was compiled for",
+        "Nothing is converted silently. bf16 inputs are ml_dtypes.bfloat16 arrays, or their raw bits as\n"
+        "uint16; a numpy array of Python floats is f64, and `x.astype(np.float32)` is what most models want.",
+    ),
+    "E0523": Page(
+        "an argument cannot be used",
+        "Inputs are numpy arrays, or anything with `__array_interface__` or `__dlpack__` in host memory;\n"
+        "counts are whole numbers; an artifact that was closed must be loaded again.",
+    ),
+    "E0524": Page(
+        "a kernel failed",
+        "A kernel refused its arguments or reported an error while the model ran; the message names it.",
+    ),
+    "E0525": Page(
+        "no memory for an instance",
+        "An instance needs the arena and the states in memory (`peak_bytes` in the manifest, which counts the\n"
+        "mapped weights too). Close other instances or free some memory.",
+    ),
+    "E0526": Page(
+        "no state has this name",
+        "States are the buffers that the model updates, such as a key-value cache. The message lists them.",
+    ),
     # 07xx: the command line and its tools
     "E0701": Page(
         "unknown option",

@@ -19,7 +19,7 @@ from optc.ir.diagnostics import OptcError, error
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; it becomes `path` when the block ends well. Raises E0150, E0151."""
-    with _coded(path):
+    with writing(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         aside = Path(name)
@@ -37,7 +37,7 @@ def check_writable(path: Path) -> None:
     place = path.absolute().parent
     while not place.exists():
         place = place.parent
-    with _coded(path):
+    with writing(path):
         if not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
         with tempfile.TemporaryFile(dir=place):
@@ -45,7 +45,8 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def _coded(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's errors while `path` is written into E0150 and E0151."""
     try:
         yield
     except OSError as problem:

@@ -1,10 +1,11 @@
-"""Between a caller's arrays and an artifact's ports: what fits, what does not, and why, in one sentence."""
+"""Between a caller's arrays and an artifact's ports: what fits, and why the rest does not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Tensor:
 
     @staticmethod
     def of(entry: Mapping[str, Any]) -> Tensor:
-        """From its entry in the manifest; raises KeyError, TypeError or ValueError for a damaged one."""
+        """From its entry in the manifest; raises KeyError, TypeError or ValueError."""
         name, dtype = entry["name"], entry["dtype"]
         shape = tuple(entry["shape"])
         if not isinstance(name, str) or not all(type(d) is int and 0 <= d < 1 << 48 for d in shape):
@@ -47,6 +48,11 @@ class Tensor:
         if dtype not in _STORAGE:
             raise ValueError(f"an unknown dtype {dtype!r}")
         return Tensor(name, shape, dtype)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of the dense array."""
+        return prod(self.shape) * self.storage.itemsize
 
     @cached_property
     def storage(self) -> np.dtype[Any]:
@@ -57,7 +63,9 @@ class Tensor:
         return f"{self.name}: {'x'.join(map(str, (*self.shape, self.dtype)))}"
 
 
-def bind(ports: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
+def bind(
+    ports: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[NDArray[Any]]:
     """One dense, aligned array for each port, from positional and named arguments.
 
     Raises E0520 when names do not match, E0521 for a wrong shape, E0522 for a wrong dtype and E0523
@@ -68,14 +76,22 @@ def bind(ports: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
     names = [port.name for port in ports]
     given = dict(zip(names, values, strict=False))
     wrong = [
-        *(f"{len(values)} positional arrays for {len(ports)} inputs" for _ in [0] if len(values) > len(ports)),
+        *(
+            f"{len(values)} positional arrays for {len(ports)} inputs"
+            for _ in [0]
+            if len(values) > len(ports)
+        ),
         *(f"no input is called {name!r}" for name in named if name not in names),
         *(f"{name!r} is given twice" for name in named if name in given),
         *(f"{name!r} is missing" for name in names if name not in given and name not in named),
     ]
     if wrong:
         expected = "; ".join(map(str, ports)) or "none"
-        raise error("E0520", f"{', '.join(wrong)}; the inputs are: {expected}", help="optc inspect the artifact")
+        raise error(
+            "E0520",
+            f"{', '.join(wrong)}; the inputs are: {expected}",
+            help="optc inspect the artifact",
+        )
     given |= named
     return [fit(port, given[port.name]) for port in ports]
 
@@ -92,7 +108,7 @@ def fit(port: Tensor, value: Any) -> NDArray[Any]:
     if array.shape != port.shape:
         raise error(
             "E0521",
-            f"input {port.name!r} has shape {_shape(array.shape)}, expected {_shape(port.shape)} ({port.dtype})",
+            f"input {port.name!r} has shape {_shape(array.shape)}, expected {port}",
             help="compile the model for this shape, or pad, slice or transpose the input",
         )
     if not array.flags.c_contiguous or not array.flags.aligned or not array.dtype.isnative:
@@ -104,14 +120,13 @@ def fit(port: Tensor, value: Any) -> NDArray[Any]:
 
 def empty(port: Tensor) -> NDArray[Any]:
     """A new dense array for `port` whose first byte lies on a cache line."""
-    nbytes = int(np.prod(port.shape, dtype=np.int64)) * port.storage.itemsize
-    block = np.empty(nbytes + _ALIGNMENT, dtype=np.uint8)
+    block = np.empty(port.nbytes + _ALIGNMENT, dtype=np.uint8)
     start = -block.ctypes.data % _ALIGNMENT
-    return block[start : start + nbytes].view(port.storage).reshape(port.shape)
+    return np.ndarray(port.shape, port.storage, block, start)
 
 
 def nest(tree: Any, arrays: Sequence[NDArray[Any]]) -> Any:
-    """`arrays` in the structure that the manifest describes; one array alone, several in a tuple."""
+    """`arrays` in the structure of the manifest; without one a single array, or a tuple."""
     if tree is None:
         return arrays[0] if len(arrays) == 1 else tuple(arrays)
     return _nest(tree, arrays)
@@ -174,7 +189,8 @@ def _as_array(port: Tensor, value: Any) -> NDArray[Any]:
         detach = "; a tensor that requires gradients: x.detach()" if "grad" in str(problem) else ""
         bf16 = "; bfloat16: pass its bits, x.view(torch.uint16)" if port.dtype == "bf16" else ""
         raise error(
-            "E0523", f"input {port.name!r} ({type(value).__name__}) cannot be read: {problem}{detach}{bf16}"
+            "E0523",
+            f"input {port.name!r} ({type(value).__name__}) cannot be read: {problem}{detach}{bf16}",
         ) from problem
     raise error(
         "E0523",

@@ -1,4 +1,4 @@
-"""Finds and checks an artifact's files, in a folder or in a `.optc` zip, before anything is loaded from them."""
+"""Finds and checks an artifact's files, in a folder or a `.optc` zip, before they are loaded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Bundle:
 def open_bundle(path: Path, cache: Path | None = None) -> Bundle:
     """The artifact at `path`; a `.optc` file is unpacked once into `cache`.
 
-    Raises E0510 for what is no artifact, E0511 for one that a newer optc wrote, E0514 for a damaged one.
+    Raises E0510 for what is no artifact, E0511 for one of a newer optc, E0514 for a damaged one.
     """
     if path.is_dir():
         try:
@@ -92,7 +92,7 @@ def _parse(path: Path, text: bytes) -> Mapping[str, Any]:
 
 
 def _check(manifest: Mapping[str, Any]) -> None:
-    """Raises one of a few Python errors when something that the loader reads is not there or not of its kind."""
+    """Raises a Python error when something the loader reads is missing or not of its kind."""
     if manifest["version"] != _VERSION:
         raise ValueError(f"format version {manifest['version']!r}")
     for key in ("name", "prefix"):
@@ -107,7 +107,11 @@ def _check(manifest: Mapping[str, Any]) -> None:
         if not isinstance(segment["name"], str):
             raise TypeError("segments")
     for name, entry in manifest["files"].items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name.isprintable():
+        if (
+            PurePosixPath(name).is_absolute()
+            or ".." in PurePosixPath(name).parts
+            or not name.isprintable()
+        ):
             raise ValueError(f"file name {name!r}")
         if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
             raise TypeError(f"file {name!r}")
@@ -117,7 +121,7 @@ def _check(manifest: Mapping[str, Any]) -> None:
 def _unpack(
     path: Path, archive: zipfile.ZipFile, manifest: Mapping[str, Any], key: str, cache: Path | None
 ) -> Path:
-    """The folder with the archive's files: a library must be a file to be loaded, and weights to be mapped.
+    """The folder with the archive's files: only files can be loaded as library and mapped.
 
     The manifest names each file's digest, so its own digest is a sufficient key.
     """
@@ -130,7 +134,9 @@ def _unpack(
         aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=store))
     except OSError as problem:
         raise error(
-            "E0515", f"{path} cannot be unpacked to {store}: {problem.strerror}", help="unzip it and load the folder"
+            "E0515",
+            f"{path} cannot be unpacked to {store}: {problem.strerror}",
+            help="unzip it and load the folder",
         ) from problem
     try:
         for name in [_MANIFEST, *manifest["files"]]:
@@ -140,16 +146,22 @@ def _unpack(
                 shutil.copyfileobj(source, sink, _CHUNK)
         for name, entry in manifest["files"].items():
             if _sha256(aside / name) != entry["sha256"]:
-                raise error("E0514", f"{name} in {path} is damaged", help="copy or compile it again")
+                raise error(
+                    "E0514", f"{name} in {path} is damaged", help="copy or compile it again"
+                )
         if folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # an incomplete one, whose file someone removed
+            shutil.rmtree(
+                folder, ignore_errors=True
+            )  # an incomplete one, whose file someone removed
         try:
             os.rename(aside, folder)
         except OSError:
             if not _complete(folder, manifest):  # else another process was faster
                 raise
     except zipfile.BadZipFile as problem:
-        raise error("E0514", f"{path} is damaged: {problem}", help="copy or compile it again") from problem
+        raise error(
+            "E0514", f"{path} is damaged: {problem}", help="copy or compile it again"
+        ) from problem
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder

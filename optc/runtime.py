@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _SKIP_DIGEST, _COPY_WEIGHTS = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """What one kernel call of the program cost: nanoseconds, and what it computes and moves per call."""
+    """What one kernel call cost in nanoseconds, and what it computes and moves each time."""
 
     label: str
     kernel: str
@@ -110,8 +110,10 @@ class Artifact:
     buffers and state of its own for calls at the same time.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0, verify: bool = True, copy: bool = False) -> None:
-        """`threads` 0: one for each physical core; `verify`: digest of the weights; `copy`: do not map them."""
+    def __init__(
+        self, bundle: Bundle, *, threads: int = 0, verify: bool = True, copy: bool = False
+    ) -> None:
+        """See `load`."""
         self.manifest = bundle.manifest
         self.path = bundle.folder
         self.name: str = bundle.manifest["name"]
@@ -134,8 +136,8 @@ class Artifact:
         """Runs the model once.
 
         Arguments are numpy arrays or anything with `__array_interface__` or `__dlpack__`; nested
-        ones are taken apart into `outer.inner`. Returns an array, or the structure the model returns.
-        Raises E0520 for wrong names, E0521 for a shape, E0522 for a dtype, E0523 for what is no array.
+        ones are taken apart into `outer.inner`. Returns an array, or what the model returns. Raises
+        E0520 for wrong names, E0521 for a shape, E0522 for a dtype, E0523 for what is no array.
         """
         arrays = bind(self.inputs, args, kwargs)
         results = [empty(port) for port in self.outputs]
@@ -172,7 +174,8 @@ class Artifact:
         library.profile_get(handle, entries, ctypes.c_int(count))
         names = [segment["name"] for segment in self.manifest["segments"]]
         runs = {
-            name: library.segment_runs(handle, ctypes.c_int(index)) for index, name in enumerate(names)
+            name: library.segment_runs(handle, ctypes.c_int(index))
+            for index, name in enumerate(names)
         }
         return Profile(tuple(_kernel_time(entry) for entry in entries), runs)
 
@@ -192,7 +195,7 @@ class Artifact:
         return array
 
     def set_state(self, name: str, value: Any) -> None:
-        """Replaces the state called `name`; raises E0526, or what a call raises for a wrong array."""
+        """Replaces the state called `name`; raises E0526, or what a call raises."""
         index = self._state_index(name)
         (array,) = bind((self.states[index],), (value,), {})
         self._do("state_set", ctypes.c_int(index), ctypes.c_void_p(array.ctypes.data))
@@ -221,11 +224,14 @@ class Artifact:
             if instance:
                 self._library.destroy(instance)
 
-    def __enter__(self) -> Artifact:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -240,12 +246,17 @@ class Artifact:
 
 
 def load(
-    path: str | Path, *, threads: int = 0, verify: bool = True, copy: bool = False, cache: Path | None = None
+    path: str | Path,
+    *,
+    threads: int = 0,
+    verify: bool = True,
+    copy: bool = False,
+    cache: Path | None = None,
 ) -> Artifact:
     """Loads the artifact at `path`, a folder or a `.optc` file.
 
     `threads` 0 takes one for each physical core this process may use. `verify` checks the digest of
-    the weights, `copy` reads them into memory instead of mapping the file. A `.optc` file is unpacked
+    the weights, `copy` reads them into memory instead of mapping them. A `.optc` file is unpacked
     once into `cache` (default: `~/.cache/optc/artifacts`). Raises E0510 for what is no artifact,
     E0511 for one of a newer optc, E0512 and E0513 for one of another CPU, E0514 for a damaged one,
     E0515 for a library that the system refuses.
@@ -266,8 +277,17 @@ def _check_machine(bundle: Bundle) -> None:
 
 
 def _kernel_time(entry: _Entry) -> KernelTime:
-    texts = [text.decode() for text in (entry.label, entry.symbol, entry.segment)]
-    return KernelTime(*texts, entry.flops, entry.bytes, entry.calls, entry.total_ns, entry.fastest_ns)
+    label, symbol, segment = entry.label.decode(), entry.symbol.decode(), entry.segment.decode()
+    return KernelTime(
+        label,
+        symbol,
+        segment,
+        entry.flops,
+        entry.bytes,
+        entry.calls,
+        entry.total_ns,
+        entry.fastest_ns,
+    )
 
 
 def _pointers(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[ctypes.c_void_p]:

@@ -35,8 +35,10 @@ clean:
 """
 
 
-def build(program: Program, folder: Path, emit: Sequence[Emit], toolchain: Toolchain, cache: Path | None) -> int:
-    """Writes the files of an artifact but its manifest into `folder`; returns the weights' digest."""
+def build(
+    program: Program, folder: Path, emit: Sequence[Emit], toolchain: Toolchain, cache: Path | None
+) -> int:
+    """Write the files of an artifact but its manifest; returns the digest of the weights."""
     digest = write_weights(program, folder / "weights.bin")
     driver, header = write_driver(program, digest), write_header(program)
     kernels = _kernels(program)
@@ -45,7 +47,7 @@ def build(program: Program, folder: Path, emit: Sequence[Emit], toolchain: Toolc
         _write(folder / "source", _sources(driver, header) | {"Makefile": _MAKEFILE.encode()})
         _write(folder / "source" / "kernels", kernels)
     if set(emit) - {Emit.SOURCE}:
-        # Short relative names in a folder of its own: nothing of where it was built gets into the bytes.
+        # Short relative names: nothing of where it was built gets into the bytes.
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             _write(work, _sources(driver, header) | kernels)
@@ -58,7 +60,12 @@ def build(program: Program, folder: Path, emit: Sequence[Emit], toolchain: Toolc
 
 
 def _link(
-    program: Program, work: Path, objects: Sequence[str], folder: Path, emit: Sequence[Emit], toolchain: Toolchain
+    program: Program,
+    work: Path,
+    objects: Sequence[str],
+    folder: Path,
+    emit: Sequence[Emit],
+    toolchain: Toolchain,
 ) -> None:
     for kind in emit:
         match kind:

@@ -1,4 +1,4 @@
-"""Judges a memory plan, knowing nothing of how it was made: the planner's tests and the driver ask it."""
+"""Judges a memory plan, knowing nothing of how it was made."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ class Lived(Protocol):
         """The last step that reads it."""
 
 
-def check_plan(values: Sequence[Lived], offsets: Sequence[int], nbytes: int, alignment: int = 64) -> list[str]:
-    """What is wrong with `offsets` in an arena of `nbytes`, one sentence each; empty when all is well.
+def check_plan(
+    values: Sequence[Lived], offsets: Sequence[int], nbytes: int, alignment: int = 64
+) -> list[str]:
+    """What is wrong with `offsets` in an arena of `nbytes`, one sentence each.
 
     Sweeps over the steps and keeps the living values; each newcomer is compared with all of them.
     """
@@ -32,7 +34,9 @@ def check_plan(values: Sequence[Lived], offsets: Sequence[int], nbytes: int, ali
     problems: list[str] = []
     for index, (value, offset) in enumerate(zip(values, offsets, strict=True)):
         if offset < 0 or offset + value.nbytes > nbytes:
-            problems.append(f"value {index} at {offset}..{offset + value.nbytes} is outside of {nbytes} bytes")
+            problems.append(
+                f"value {index} at {offset}..{offset + value.nbytes} is outside of {nbytes} bytes"
+            )
         if offset % alignment:
             problems.append(f"value {index} at {offset} is not aligned to {alignment}")
     alive: list[int] = []

@@ -1,4 +1,4 @@
-"""The digest of weights.bin, bit for bit what runtime/weights.c computes: see there for why it is so."""
+"""The digest of weights.bin, bit for bit what runtime/weights.c computes; see there for why."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ class Digest:
         words = np.frombuffer(data, dtype="<u8")
         self._bytes += 8 * len(words)
         whole = len(words) // _WORDS * _WORDS
-        sums = [((_fold(words[:whole]).reshape(-1, _WORDS)) * _FACTORS).sum(axis=1, dtype=np.uint64)]
+        sums = [
+            ((_fold(words[:whole]).reshape(-1, _WORDS)) * _FACTORS).sum(axis=1, dtype=np.uint64)
+        ]
         if whole < len(words):
             tail = _fold(words[whole:])
-            sums.append(np.array([(tail * _FACTORS[: len(tail)]).sum(dtype=np.uint64)], dtype=np.uint64))
+            sums.append(
+                np.array([(tail * _FACTORS[: len(tail)]).sum(dtype=np.uint64)], dtype=np.uint64)
+            )
         for block in np.concatenate(sums).tolist():
             self._hash = _mix(self._hash ^ block)
 

@@ -1,4 +1,4 @@
-"""Writes model.c, the driver: which kernel runs on which bytes, as C that a person can read and step through.
+"""Writes model.c, the driver: which kernel runs on which bytes, as C that a person can read.
 
 Everything that is the same for all models is in runtime/instance.c; here are only constants,
 straight-line segments, the flow, and one-line definitions of the functions that model.h declares.
@@ -55,7 +55,9 @@ def calls_of(program: Program) -> Iterator[tuple[int, Call | Copy]]:
 
 
 def _declare_kernels(program: Program) -> list[str]:
-    arity = {call.symbol: len(call.operands) for _, call in calls_of(program) if isinstance(call, Call)}
+    arity = {
+        call.symbol: len(call.operands) for _, call in calls_of(program) if isinstance(call, Call)
+    }
     lines = ["/* Kernels: inputs, then outputs, then workspaces; 0 when all went well. */"]
     lines += [
         f"int32_t {symbol}({', '.join(['void *'] * count) or 'void'});"
@@ -90,7 +92,9 @@ def _ports(name: str, ports: Sequence[Port]) -> list[str]:
         if port.shape
     ]
     return shapes + _table(
-        "const optc_port", name, (_port_entry(name, index, port) for index, port in enumerate(ports))
+        "const optc_port",
+        name,
+        (_port_entry(name, index, port) for index, port in enumerate(ports)),
     )
 
 
@@ -128,7 +132,8 @@ def _call_entry(segment: int, call: Call | Copy) -> str:
 def _segments(program: Program) -> Iterator[str]:
     number = 0
     for index, segment in enumerate(program.segments):
-        yield f"static int segment_{index}(struct optc_rt_instance *m) /* {comment(segment.name)} */"
+        yield f"/* {comment(segment.name)} */"
+        yield f"static int segment_{index}(struct optc_rt_instance *m)"
         yield "{"
         for space, base in _BASE.items():
             if any(operand.space is space for operand in _operands(segment)):
@@ -189,7 +194,8 @@ def _steps(steps: Sequence[Step], order: dict[str, int], indent: str) -> Iterato
                 yield f"{indent}    return status;"
                 yield f"{indent}}}"
             case Switch(index=index, cases=cases):
-                yield f"{indent}switch (*(const int32_t *)(const void *)({_address(index, 'm->')})) {{"
+                address = _address(index, "m->")
+                yield f"{indent}switch (*(const int32_t *)(const void *)({address})) {{"
                 for number, case in enumerate(cases):
                     # The last case takes every index that names no other.
                     label = f"case {number}" if number < len(cases) - 1 else "default"
@@ -208,7 +214,9 @@ def _model(program: Program, weights_digest: int) -> list[str]:
         "feature": program.features,
         "segment": program.segments,
     }
-    sizes = {f"{name}_count": str(len(rows)) for name, rows in tables.items()} | {"call_count": str(calls)}
+    sizes = {f"{name}_count": str(len(rows)) for name, rows in tables.items()} | {
+        "call_count": str(calls)
+    }
     arrays = {f"{name}s": f"{name}s" for name, rows in tables.items() if rows}
     arrays |= {"calls": "calls"} if calls else {}
     fields = {

@@ -29,8 +29,8 @@ FUNCTIONS = (
     Function(
         "int $_create(const char *path, const optc_options *options, $_model **out)",
         "return optc_rt_create(&model, path, options, (struct optc_rt_instance **)(void *)out);",
-        "Makes an instance. `path`: the folder of the artifact or its weights.bin; `options`: null for\n"
-        "the defaults. Instances share no buffer and may run at the same time.",
+        "Makes an instance. `path`: the artifact's folder or its weights.bin; `options`: null for the\n"
+        "defaults. Instances share no buffer and may run at the same time.",
     ),
     Function(
         "void $_destroy($_model *m)",
@@ -40,8 +40,8 @@ FUNCTIONS = (
     Function(
         "int $_run($_model *m, const void *const *inputs, void *const *outputs)",
         "return optc_rt_run(INSTANCE(m), inputs, outputs);",
-        "Runs the model once: one pointer for each input and output, in order. Calls on one instance\n"
-        "from several threads are safe and wait for each other.",
+        "Runs the model once: one pointer for each input and output, in order. Calls on one\n"
+        "instance from several threads are safe and wait for each other.",
     ),
     Function(
         "const char *$_last_error(void)",
@@ -49,7 +49,9 @@ FUNCTIONS = (
         "What went wrong in the last call that failed on this thread, as a sentence.",
     ),
     Function("int $_input_count(void)", "return model.input_count;", "How many inputs there are."),
-    Function("int $_output_count(void)", "return model.output_count;", "How many outputs there are."),
+    Function(
+        "int $_output_count(void)", "return model.output_count;", "How many outputs there are."
+    ),
     Function("int $_state_count(void)", "return model.state_count;", "How many states there are."),
     Function(
         "const optc_port *$_input(int index)",
@@ -101,7 +103,9 @@ FUNCTIONS = (
         "return optc_rt_profile_get(INSTANCE(m), entries, capacity);",
         "Writes at most `capacity` entries and returns how many calls the program has.",
     ),
-    Function("int $_segment_count(void)", "return model.segment_count;", "How many segments there are."),
+    Function(
+        "int $_segment_count(void)", "return model.segment_count;", "How many segments there are."
+    ),
     Function(
         "const char *$_segment(int index)",
         "return index >= 0 && index < model.segment_count ? model.segments[index] : 0;",
@@ -175,7 +179,8 @@ def _ports_page(program: Program) -> Iterator[str]:
     for kind, ports in groups:
         for index, port in enumerate(ports):
             shape = "x".join(map(str, port.shape)) or "scalar"
-            yield f"   {kind} {index}: {comment(port.name)}, {shape} {port.dtype.value}, {port.nbytes} bytes"
+            size = f"{shape} {port.dtype.value}, {port.nbytes} bytes"
+            yield f"   {kind} {index}: {comment(port.name)}, {size}"
 
 
 def _sizes(program: Program, prefix: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ are relative, nothing depends on the time, and there is no build id and no debug
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import os
@@ -67,13 +68,15 @@ class Toolchain:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def compile(self, sources: Sequence[str], folder: Path) -> list[str]:
-        """Compiles `sources`, names in `folder`, to objects beside them; returns the objects' names."""
+        """Compiles `sources`, names in `folder`; returns the names of their objects."""
         objects = [source.removesuffix(".c") + ".o" for source in sources]
         for source, output in zip(sources, objects, strict=True):  # zig takes one at a time with -c
             self._run((*self.compiler, *_COMPILE, "-c", source, "-o", output), folder)
         return objects
 
-    def share(self, objects: Sequence[str], exports: Sequence[str], output: str, folder: Path) -> None:
+    def share(
+        self, objects: Sequence[str], exports: Sequence[str], output: str, folder: Path
+    ) -> None:
         """Links `objects` to a shared library that shows only `exports`."""
         script = folder / "exports.map"
         script.write_text("{ global: " + "; ".join(exports) + "; local: *; };\n")
@@ -106,6 +109,7 @@ class Toolchain:
     def _run(self, command: Sequence[str], folder: Path) -> None:
         done = subprocess.run(
             command,
+            check=False,
             cwd=folder,
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
@@ -117,12 +121,14 @@ class Toolchain:
             return
         text = (done.stderr or done.stdout).strip()
         if "NoSpaceLeft" in text or "No space left" in text:
-            raise error("E0504", "the disk is full", help="free some space and compile again")
-        raise InternalError(f"{self.name} failed on the generated code:\n{' '.join(command)}\n{text[-4000:]}")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise InternalError(
+            f"{self.name} failed on the generated code:\n{' '.join(command)}\n{text[-4000:]}"
+        )
 
 
 def _keep(store: Path, objects: Mapping[str, bytes]) -> None:
-    """Writes the cache entry aside and renames it; losing the race to an equal one, or a full disk, is fine."""
+    """Writes the entry aside and renames it; where that fails it is compiled again next time."""
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=store.parent))
@@ -140,16 +146,22 @@ def find_toolchain(triple: str, cache: Path | None = None) -> Toolchain:
     """The toolchain for `triple`: zig, else the system's compiler where it makes code for `triple`.
 
     `cache` is a folder for zig's own caches and compiled runtimes. Raises E0501 when there is none,
-    E0505 for a triple that the runtime does not support.
+    E0502 for a triple that the runtime does not support.
     """
     target = zig_target(triple)
     if importlib.util.find_spec("ziglang") is not None:
         zig = (sys.executable, "-m", "ziglang")
-        folders = {
-            "ZIG_GLOBAL_CACHE_DIR": str(cache / "zig"),
-            "ZIG_LOCAL_CACHE_DIR": str(cache / "zig" / "local"),
-        } if cache else {}
-        return Toolchain(f"zig for {target}", (*zig, "cc", "-target", target), (*zig, "ar"), folders)
+        folders = (
+            {
+                "ZIG_GLOBAL_CACHE_DIR": str(cache / "zig"),
+                "ZIG_LOCAL_CACHE_DIR": str(cache / "zig" / "local"),
+            }
+            if cache
+            else {}
+        )
+        return Toolchain(
+            f"zig for {target}", (*zig, "cc", "-target", target), (*zig, "ar"), folders
+        )
     return _system_toolchain(triple)
 
 
@@ -157,12 +169,15 @@ def _system_toolchain(triple: str) -> Toolchain:
     arch, abi = _split(triple)
     gnu = f"{arch}-linux-{abi}"
     native = _ARCHES.get(platform.machine().lower()) == arch and not abi.startswith("musl")
-    for compiler, archiver in ((f"{gnu}-gcc", f"{gnu}-ar"), *((("cc", "ar"), ("gcc", "ar")) if native else ())):
+    for compiler, archiver in (
+        (f"{gnu}-gcc", f"{gnu}-ar"),
+        *((("cc", "ar"), ("gcc", "ar")) if native else ()),
+    ):
         if shutil.which(compiler) and shutil.which(archiver):
             return Toolchain(compiler, (compiler,), (archiver,))
     raise error(
         "E0501",
-        f"no C compiler for {triple}: neither zig nor {gnu}-gcc{' nor cc' if native else ''} is installed",
+        f"no C compiler for {triple} is installed: neither zig nor {gnu}-gcc",
         help="pip install ziglang",
     )
 
@@ -177,5 +192,5 @@ def _split(triple: str) -> tuple[str, str]:
     arch, *rest = triple.split("-")
     abi = rest[-1] if rest else ""
     if arch not in _ARCHES or "linux" not in rest or not abi.startswith(("gnu", "musl")):
-        raise error("E0505", f"artifacts for {triple!r} cannot be linked", help="optc targets")
+        raise error("E0502", f"artifacts for {triple!r} cannot be linked", help="optc targets")
     return _ARCHES[arch], abi

@@ -1,4 +1,4 @@
-"""manifest.json: what an artifact says of itself, to `optc.load`, `optc bench`, `optc inspect` and people."""
+"""manifest.json: what an artifact says of itself, to the loader, to the tools and to people."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
         "version": VERSION,
         "name": program.name,
         "prefix": identifier(program.name),
-        "target": {"triple": program.triple, "cpu": program.cpu, "features": list(program.features)},
+        "target": {
+            "triple": program.triple,
+            "cpu": program.cpu,
+            "features": list(program.features),
+        },
         "inputs": [_port(port) for port in program.inputs],
         "outputs": [_port(port) for port in program.outputs],
         "output_tree": program.output_tree,
@@ -67,7 +71,12 @@ def to_text(manifest: dict[str, Any]) -> str:
 
 
 def _port(port: Port | StateSlot) -> dict[str, Any]:
-    return {"name": port.name, "shape": list(port.shape), "dtype": port.dtype.value, "bytes": port.nbytes}
+    return {
+        "name": port.name,
+        "shape": list(port.shape),
+        "dtype": port.dtype.value,
+        "bytes": port.nbytes,
+    }
 
 
 def _call(call: Call | Copy) -> dict[str, Any]:
@@ -98,4 +107,7 @@ def _operand(operand: Operand) -> str:
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import re
 
-_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline "
-    "int long register restrict return short signed sizeof static struct switch typedef union "
-    "unsigned void volatile while class new delete this template namespace operator private public "
-    "protected virtual try catch throw true false bool main optc".split()
-)
-
 
 def identifier(name: str) -> str:
-    """A C identifier for `name`, which may hold anything; the same name gives the same identifier."""
-    text = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_").lower()
-    if not text:
-        return "model"
-    return f"m_{text}" if text[0].isdigit() or text in _KEYWORDS else text
+    """The prefix for `name`, which may hold anything, in C; equal names give equal prefixes."""
+    text = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_").lower() or "model"
+    # The runtime's own names begin with `optc`. Keywords need no care: a prefix never stands alone.
+    return f"m_{text}" if not text[:1].isalpha() or text.startswith("optc") else text
 
 
 def literal(text: str) -> str:

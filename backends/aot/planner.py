@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from optc.backends.program import ALIGNMENT, align
 
 
@@ -28,7 +27,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Byte offsets, one for each interval; the arena's bytes; the order that won; what no plan can beat."""
+    """An offset for each interval, the arena's bytes, the order that won, what no plan can beat."""
 
     offsets: tuple[int, ...]
     nbytes: int
@@ -63,7 +62,9 @@ def lower_bound(intervals: Sequence[Interval], alignment: int = ALIGNMENT) -> in
     events: dict[int, int] = {}
     for interval in intervals:
         events[interval.first] = events.get(interval.first, 0) + align(interval.nbytes, alignment)
-        events[interval.last + 1] = events.get(interval.last + 1, 0) - align(interval.nbytes, alignment)
+        events[interval.last + 1] = events.get(interval.last + 1, 0) - align(
+            interval.nbytes, alignment
+        )
     largest = alive = 0
     for step in sorted(events):
         alive += events[step]
@@ -121,7 +122,7 @@ _ORDERS: dict[str, Callable[[_Live], NDArray[np.int64]]] = {
 
 
 def _best_fit(live: _Live, order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places the intervals in `order`, each in the smallest gap between its placed neighbours that holds it."""
+    """Places the intervals in `order`, each in the smallest gap that holds it."""
     offsets = np.zeros(len(live.sizes), dtype=np.int64)
     placed = np.zeros(len(live.sizes), dtype=bool)
     for index in order:

@@ -16,7 +16,7 @@ _PIECE = 1024 * BLOCK  # 8 MiB: what is digested at once
 
 
 def write_weights(program: Program, path: Path) -> int:
-    """Writes the program's weights to `path`, one block in memory at a time; returns their digest."""
+    """Writes the weights, one block in memory at a time; returns their digest."""
     digest = Digest()
     pending = bytearray()
     with path.open("wb") as file:
@@ -36,7 +36,9 @@ def write_weights(program: Program, path: Path) -> int:
 
 def header(data_bytes: int, digest: int) -> bytes:
     """The first 64 bytes of the file."""
-    return struct.pack("<8sIIQQ", MAGIC, VERSION, ALIGNMENT, data_bytes, digest).ljust(ALIGNMENT, b"\0")
+    return struct.pack("<8sIIQQ", MAGIC, VERSION, ALIGNMENT, data_bytes, digest).ljust(
+        ALIGNMENT, b"\0"
+    )
 
 
 def _chunks(program: Program) -> Iterator[bytes | memoryview]:

@@ -1,0 +1,116 @@
+"""Judges a program before any C is written: every address inside its space, every name known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from optc.backends.program import (
+    ALIGNMENT,
+    Call,
+    Copy,
+    ExitIf,
+    Operand,
+    Program,
+    RunSegment,
+    Segment,
+    Space,
+    StateSlot,
+    Switch,
+    Weight,
+    steps_of,
+)
+
+_READ_ONLY = (Space.INPUT, Space.WEIGHTS)
+
+
+def check_program(program: Program) -> list[str]:
+    """What is wrong with a program, one sentence each; the driver relies on an empty list."""
+    return [
+        *_names(program),
+        *_blocks("weight", program.weights),
+        *_blocks("state", program.states),
+        *_initial_states(program),
+        *(problem for segment in program.segments for problem in _segment(program, segment)),
+        *_flow(program),
+    ]
+
+
+def _names(program: Program) -> Iterator[str]:
+    groups = {
+        "segments": [segment.name for segment in program.segments],
+        "inputs": [port.name for port in program.inputs],
+        "outputs": [port.name for port in program.outputs],
+        "states": [slot.name for slot in program.states],
+    }
+    for kind, names in groups.items():
+        yield from (f"two {kind} are called {name!r}" for name in {*names} if names.count(name) > 1)
+
+
+def _blocks(kind: str, blocks: Sequence[Weight | StateSlot]) -> Iterator[str]:
+    end = 0
+    for block in sorted(blocks, key=lambda block: block.offset):
+        if block.offset % ALIGNMENT:
+            yield f"a {kind} block at {block.offset} is not aligned to {ALIGNMENT}"
+        if block.offset < end:
+            yield f"two {kind} blocks overlap at {block.offset}"
+        end = block.offset + block.nbytes
+
+
+def _initial_states(program: Program) -> Iterator[str]:
+    for slot in program.states:
+        if (
+            slot.initial is not None
+            and not 0 <= slot.initial <= program.weights_bytes - slot.nbytes
+        ):
+            yield f"state {slot.name!r} starts from bytes outside of the weights"
+
+
+def _segment(program: Program, segment: Segment) -> Iterator[str]:
+    for call in segment.calls:
+        where = f"segment {segment.name!r}, {call.label or 'a call'}"
+        match call:
+            case Call(operands=operands):
+                # A kernel's operand may have no element, so an address at the very end is right.
+                checks = [(operand, 0) for operand in operands]
+            case Copy(source=source, target=target, nbytes=nbytes):
+                checks = [(source, nbytes), (target, nbytes)]
+                if target.space in _READ_ONLY:
+                    yield f"{where}: it writes to {target.space.value}, which is read only"
+        for operand, nbytes in checks:
+            yield from (f"{where}: {problem}" for problem in _operand(program, operand, nbytes))
+
+
+def _flow(program: Program) -> Iterator[str]:
+    names = {segment.name for segment in program.segments}
+    for step in steps_of(program.flow):
+        match step:
+            case RunSegment(name=name) if name not in names:
+                yield f"the flow runs segment {name!r}, which does not exist"
+            case ExitIf(flag=flag):
+                yield from (f"an exit's flag: {problem}" for problem in _operand(program, flag, 1))
+            case Switch(index=index, cases=cases):
+                yield from (f"a switch's index: {p}" for p in _operand(program, index, 4))
+                if not cases:
+                    yield "a switch has no cases"
+
+
+def _operand(program: Program, operand: Operand, nbytes: int) -> Iterator[str]:
+    ports = {Space.INPUT: program.inputs, Space.OUTPUT: program.outputs}.get(operand.space)
+    if ports is not None:
+        if not 0 <= operand.offset < len(ports):
+            yield f"{operand.space.value} {operand.offset} of {len(ports)}"
+            return
+        start, limit = operand.start, ports[operand.offset].nbytes
+    else:
+        start, limit = operand.offset + operand.start, _sizes(program)[operand.space]
+    if start < 0 or start + nbytes > limit:
+        what = f"{operand.space.value} has {limit} bytes"
+        yield f"{what}, an address of {nbytes} bytes starts at {start}"
+
+
+def _sizes(program: Program) -> dict[Space, int]:
+    return {
+        Space.ARENA: program.arena_bytes,
+        Space.WEIGHTS: program.weights_bytes,
+        Space.STATE: program.state_bytes,
+    }

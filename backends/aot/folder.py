@@ -1,0 +1,69 @@
+"""A folder that is written aside and takes its place, in whole, at the end.
+
+What was there before is replaced only when it is an artifact, or an empty folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from optc.backends.aot import manifest as manifests
+from optc.ir.diagnostics import error
+from optc.ir.output import writing
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill; it becomes `path` when the block ends well. Raises E0150, E0151."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Both in one hidden folder beside `path`: a rename must not cross file systems.
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            new = aside / "new"
+            new.mkdir()
+            yield new
+            _swap(new, path, aside / "old")
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path, old: Path) -> None:
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise E0503 when `path` holds something that is not ours to replace."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if is_artifact(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    what = "is a folder with other files" if path.is_dir() else "is another file"
+    raise error("E0503", f"{path} {what}; it is left alone", help="give -o a new place")
+
+
+def is_artifact(path: Path) -> bool:
+    """True for a folder or a zip with a manifest of ours."""
+    try:
+        if path.is_dir():
+            text = (path / manifests.NAME).read_bytes()
+        else:
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read(manifests.NAME)
+        content = json.loads(text)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
+    return isinstance(content, dict) and content.get("format") == manifests.FORMAT
