@@ -276,6 +276,8 @@ class _Tile:
     def _along(self, kernel: list[Expr], place: list[Expr], tops: list[int]) -> None:
         """The taps of the last axis."""
         phase, channels = self.phase, self.shape.inputs
+        if not phase.taps:  # a stride longer than the window: these outputs are the bias
+            return
         start = self.code.bind(self.left * phase.move + phase.offset, "column")
         everything = list(range(self.run.size))
         in_order = phase.gap == 1 and phase.stride == 1 and phase.taps == self.shape.kernel[-1]
@@ -353,8 +355,8 @@ class _Tile:
             place[-1] = place[-1] + top * self.rows[-1].phase.step
         place.append((self.left + right) * self.phase.step + self.phase.first)
         base = self.panel.output + column.base
-        channel: Coordinate = Lane(base, column.lane, column.align)
-        if self.shape.groups > 1 and self.shape.outputs % column.align:
+        channel: Coordinate = Lane(base, column.lane, column.lanes)
+        if self.shape.groups > 1 and self.shape.outputs % column.lanes:
             channel = base + column.lane
         self.access.finish(self.panel.batch, place, channel, value)
 
