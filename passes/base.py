@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import ClassVar, Protocol
 
@@ -47,6 +47,7 @@ class PassContext:
     accepts: Accepts | None = None
     evaluate: Evaluate | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    observers: tuple[Observer, ...] = ()  # a pass made of passes runs these around each of them
 
     def remark(self, code: str, message: str, loc: Loc = NOWHERE) -> None:
         """Say why something was or was not done; equal remarks are kept once."""
@@ -61,6 +62,7 @@ class Pass(ABC):
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
+    composite: ClassVar[bool] = False  # made of passes, which are observed and dropped one by one
 
     @abstractmethod
     def run(self, module: Module, ctx: PassContext) -> Module:
@@ -98,13 +100,15 @@ def run_passes(
     module: Module, passes: Sequence[Pass], ctx: PassContext, observers: Sequence[Observer] = ()
 ) -> Module:
     """Run passes in order, verifying after each; raises PassFailure for our own mistakes."""
+    ctx = replace(ctx, observers=(*ctx.observers, *observers)) if observers else ctx
     for step in passes:
         if ctx.exact and step.effect is not Effect.EXACT:
             continue
-        for observer in observers:
+        watchers = () if step.composite else ctx.observers
+        for observer in watchers:
             observer.before(step, module)
         result = _run_one(step, module, ctx)
-        for observer in observers:
+        for observer in watchers:
             observer.after(step, module, result)
         module = result
     return module

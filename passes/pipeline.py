@@ -25,6 +25,7 @@ class Pipeline(Pass):
 
     name = "pipeline"
     effect = Effect.EXACT  # its passes carry their own effects, and are dropped by them
+    composite = True
     passes: tuple[Pass, ...] = ()
 
     def run(self, module: Module, ctx: PassContext) -> Module:
