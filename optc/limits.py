@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from optc.backends.aot.link import find_toolchain
+from optc.ir.diagnostics import OptcError
 from optc.ir.output import replace_file
 from optc.ir.targets.target import Arch, Target
 
@@ -120,5 +121,5 @@ def _keep(path: Path, table: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as aside:
             aside.write_text(json.dumps(table, indent=1))
-    except Exception:  # a cache that cannot be written costs a second next time, nothing else
+    except (OSError, OptcError):  # a cache that cannot be written costs a second next time, nothing else
         return

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
 from pathlib import Path
 
 import click
 
-from optc.cli.terminal import console, plain_table
+from optc.cli.terminal import console, plain_table, styled
 
 
 @click.command("passes")
@@ -34,8 +35,8 @@ def _explain_pass(name: str) -> None:
 
     cls = find_pass(name)
     out = console()
-    out.print(f"[bold]{name}[/]  [dim]({cls.effect.value}: {EFFECTS[cls.effect.value]})[/]\n")
-    out.print(inspect.getdoc(cls) or "", markup=False)
+    out.print(styled((name, "bold"), f"  ({cls.effect.value}: {EFFECTS[cls.effect.value]})\n"))
+    out.print(inspect.getdoc(cls) or "")
     options = dataclasses.fields(cls)
     if options:
         hints = typing.get_type_hints(cls)
@@ -46,7 +47,7 @@ def _explain_pass(name: str) -> None:
         out.print()
         out.print(table)
     page = Path("tests/golden") / f"{name}.md"
-    out.print(f"\nexamples: {page}\nuse: -p '{name}'", markup=False)
+    out.print(f"\nexamples: {page}\nuse: -p '{name}'")
 
 
 EFFECTS = {
@@ -128,8 +129,8 @@ def explain_command(code: str) -> None:
     from optc.ir.codes import page
 
     found = page(code)
-    console().print(f"[bold]{code.upper()}[/]: {found.title}\n")
-    console().print(found.text, markup=False)
+    console().print(styled((code.upper(), "bold"), f": {found.title}\n"))
+    console().print(found.text)
 
 
 def _spell(hint: object) -> str:
@@ -137,4 +138,5 @@ def _spell(hint: object) -> str:
 
 
 def _first_sentence(text: str | None) -> str:
-    return " ".join((text or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    first = " ".join((text or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\w)\. (?=[A-Z])|: (?=inputs)", first)[0].rstrip(".")

@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -46,7 +47,7 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
         show(Diagnostic("E0705", "there is not enough memory", help="optc explain E0705"))
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001  whatever it is, the user gets a sentence and a file
         return _bug(problem, arguments)
     return USER_ERROR
 
@@ -105,7 +106,7 @@ def _beside_output(arguments: list[str], suffix: str) -> Path:
     output = next(
         (
             value
-            for option, value in zip(arguments, arguments[1:], strict=False)
+            for option, value in pairwise(arguments)
             if option in ("-o", "--output")
         ),
         "optc",

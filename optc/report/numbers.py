@@ -38,3 +38,8 @@ def _scaled(count: float, units: tuple[str, ...]) -> str:
         size, place = size / 1000, place + 1
     number = f"{size:.0f}" if place == 0 else three_digits(size)
     return f"{number} {units[place]}".rstrip()
+
+
+def shape_text(shape: tuple[int, ...], dtype: str) -> str:
+    """`1x64xfloat32`; `float32` for a scalar."""
+    return "x".join([*map(str, shape), dtype])

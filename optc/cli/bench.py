@@ -1,0 +1,107 @@
+"""`optc bench`: percentiles, kernels against the machine's limit, and advice."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from optc.bench import KernelRow, Report, bench
+from optc.cli.inputs import random_arrays, read_arrays
+from optc.cli.options import cache_folder, threads_option
+from optc.cli.terminal import console, plain_table, styled
+from optc.ir.targets.catalogue import find_target
+from optc.limits import limits_of
+from optc.report.numbers import bytes_text, seconds_text, three_digits
+from optc.runtime import load
+
+
+@click.command("bench")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--runs", "-n", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Runs that are timed."
+)
+@click.option(
+    "--warmup", type=click.IntRange(0, 1_000_000), default=10, show_default=True, help="Runs before the first."
+)
+@threads_option()
+@click.option(
+    "--input", "-i", "source", type=click.Path(path_type=Path), metavar="FILE.npz",
+    help="Inputs by name; without it they are random.",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Every kernel call, not the longest 20.")
+@click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
+def bench_command(
+    artifact: Path, runs: int, warmup: int, threads: int, source: Path | None, everything: bool, as_json: bool
+) -> None:
+    """Time ARTIFACT on this machine: percentiles of whole runs, then a table of its kernels.
+
+    "% of limit" compares a kernel with the least time this machine could need for its operations and
+    bytes; the limits are measured once and kept.
+    """
+    host = find_target("host")
+    start = time.perf_counter()
+    with load(artifact, threads=threads, cache=cache_folder() / "artifacts") as model:
+        loaded = time.perf_counter() - start
+        inputs = read_arrays(source) if source is not None else random_arrays(model.inputs, 0)
+        count = threads or host.cores
+        limits = limits_of(host, count, cache_folder())
+        report = bench(
+            model, inputs, limits, threads=count, runs=runs, warmup=warmup, load_seconds=loaded
+        )
+    if as_json:
+        click.echo(json.dumps({**asdict(report), "advice": report.advice}, indent=1))
+        return
+    show_report(report, 1_000_000 if everything else 20)
+
+
+def show_report(report: Report, most: int) -> None:
+    """Print a report; the kernel table has at most `most` rows, the longest first."""
+    out, whole = console(), report.whole
+    threads = f"{report.threads} thread{'s' if report.threads > 1 else ''}"
+    out.print(styled((report.name, "bold"), f": {whole.runs} runs, {threads}"))
+    table = plain_table("p50", "p90", "p99", "min", "mean", "runs/s", "load", "memory")
+    table.add_row(
+        *(seconds_text(value) for value in (whole.p50, whole.p90, whole.p99, whole.least, whole.mean)),
+        three_digits(1 / whole.mean),
+        seconds_text(report.load_seconds),
+        bytes_text(report.peak_bytes),
+    )
+    out.print(table)
+    if report.kernels:
+        out.print(_kernels(report, most))
+    share = report.limit_seconds / report.kernel_seconds if report.kernel_seconds else 0.0
+    out.print(
+        f"kernels: {len(report.kernels)} calls, {seconds_text(report.kernel_seconds)} a run, "
+        f"{share:.0%} of the machine's limit; the rest of a run: "
+        f"{seconds_text(max(0.0, whole.p50 - report.kernel_seconds))}"
+    )
+    near = report.limits.levels[-1].bandwidth
+    out.print(
+        f"limit: {report.limits.flops * 1e-9:.0f} GFLOP/s, {near * 1e-9:.1f} GB/s from memory, "
+        "more from caches where a kernel's bytes fit (measured)"
+    )
+    for line in report.advice:
+        out.print(styled(("advice", "yellow"), f": {line}"))
+
+
+def _kernels(report: Report, most: int):  # type: ignore[no-untyped-def]
+    numbers = ("ms", "% of time", "speed", "% of limit")
+    table = plain_table("kernel", *numbers, "bound", numbers=numbers)
+    rows = sorted(report.kernels, key=lambda row: -row.seconds)
+    for row in rows[:most]:
+        table.add_row(row.label, *_numbers(row), row.bound)
+    rest = rows[most:]
+    if rest:
+        seconds = sum(row.seconds for row in rest)
+        share = sum(row.share for row in rest)
+        table.add_row(f"{len(rest)} more (--all)", f"{seconds * 1e3:.3f}", f"{share:.1%}", "", "", "")
+    return table
+
+
+def _numbers(row: KernelRow) -> tuple[str, ...]:
+    limit = f"{row.of_limit:.0%}" if row.limit else ""
+    return (f"{row.seconds * 1e3:.3f}", f"{row.share:.1%}", row.speed, limit)

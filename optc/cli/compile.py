@@ -1,0 +1,224 @@
+"""`optc compile`: the main job, from a model file to an artifact and the closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from optc.cli.failures import show
+from optc.cli.options import (
+    cache_folder,
+    capture_options,
+    pipeline_option,
+    read_module,
+    target_option,
+)
+from optc.cli.progress import Progress
+from optc.cli.terminal import console, plain_table
+from optc.ir.diagnostics import OptcError, Severity, error
+from optc.ir.module import Module
+from optc.ir.output import check_writable
+from optc.ir.targets.target import Target
+
+if TYPE_CHECKING:
+    from optc.driver import Compiled, Options
+    from optc.passes.base import Observer
+    from optc.report.summary import Latency
+
+KINDS = ("so", "a", "obj", "c")
+DIALECTS = ("linalg", "tosa", "stablehlo")
+RUNS, SECONDS = 50, 2.0  # of the closing table's latency: whichever is reached first
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--output", "-o", "output", required=True, type=click.Path(path_type=Path), metavar="OUT",
+    help="The folder to write, or a .optc file for one zip; an artifact that is there is replaced.",
+)  # fmt: skip
+@target_option()
+@click.option(
+    "--emit", default="so", show_default=True, metavar="KIND,...",
+    help=f"What to make: {', '.join(KINDS)} (several go together), or the model as MLIR text: "
+    f"{', '.join(DIALECTS)}.",
+)  # fmt: skip
+@pipeline_option()
+@click.option("--exact", is_flag=True, help="Drop every pass that may change a bit of the result.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores of the target to plan for.")
+@capture_options
+@click.option(
+    "--dump-passes", type=click.Path(path_type=Path), metavar="DIR",
+    help="Write the graph after every pass that changed it, with its weights.",
+)  # fmt: skip
+@click.option("--print-changed", is_flag=True, help="Show the diff of every pass that changed something.")
+@click.option("--time-passes", is_flag=True, help="Show how long every pass took.")
+@click.option("--remarks", is_flag=True, help="Show why things were or were not done; report.html has them too.")
+@click.option("--bench/--no-bench", default=True, help="Time the artifact when it runs on this machine.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop before anything is compiled or written.")
+def compile_command(
+    model: Path, output: Path, target: str, emit: str, pipeline: str, exact: bool, threads: int | None,
+    shape: str, unsafe_load: bool, example: Path | None, dump_passes: Path | None, print_changed: bool,
+    time_passes: bool, remarks: bool, bench: bool, dry_run: bool,
+) -> None:  # fmt: skip
+    """Compile MODEL (.pt2, or a graph in text form) for a machine into OUT, which runs by itself."""
+    from optc.ir.targets.catalogue import find_target
+
+    machine = find_target(target)
+    machine = replace(machine, cores=threads) if threads else machine
+    kinds = _kinds(emit)
+    check_writable(output)
+    options = _options(kinds, pipeline, exact)  # read now: a typing error must not cost a capture
+    with Progress() as progress:
+        progress("capture", 0, 0)
+        module = read_module(model, shape, unsafe_load, example)
+        if dry_run or kinds[0] in DIALECTS:
+            compiled = None
+        else:
+            from optc.driver import compile_module
+
+            watchers, times = _watchers(dump_passes, print_changed)
+            compiled = compile_module(
+                module, machine, output, options, observers=watchers, progress=progress
+            )
+    if dry_run:
+        _show_plan(module, machine, options, output, kinds)
+    elif compiled is None:
+        _write_mlir(module, kinds[0], output)
+    else:
+        if time_passes:
+            times.show()
+        _show_findings(compiled, remarks)
+        _show_closing(compiled, _latency(compiled, machine, bench and "so" in kinds))
+
+
+def _kinds(emit: str) -> tuple[str, ...]:
+    from difflib import get_close_matches
+
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in emit.split(",") if kind.strip()))
+    known = (*KINDS, *DIALECTS)
+    for kind in kinds:
+        if kind not in known:
+            near = get_close_matches(kind, known, 2, 0.4)
+            offer = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise error("E0703", f"--emit: unknown kind {kind!r}{offer}", help=f"--emit {','.join(KINDS)}")
+    if not kinds or (len(kinds) > 1 and set(kinds) & set(DIALECTS)):
+        raise error("E0703", "--emit takes one MLIR dialect, or kinds of artifact", help="--emit so,a")
+    return kinds
+
+
+def _options(kinds: Sequence[str], pipeline: str, exact: bool) -> Options:
+    from optc.backends.aot.build import Emit
+    from optc.driver import Options
+    from optc.passes.pipeline import Pipeline
+
+    emit = tuple(Emit(kind) for kind in kinds if kind in KINDS)
+    return Options(Pipeline.parse(pipeline), exact, emit, cache_folder())
+
+
+class Times:
+    """The table behind `--time-passes`."""
+
+    def __init__(self) -> None:
+        from optc.observers import PassTimes
+
+        self.observer = PassTimes()
+
+    def show(self, *, stderr: bool = False) -> None:
+        """Print it, in the order the passes ran."""
+        numbers = ("ms", "nodes before", "after")
+        table = plain_table("pass", *numbers, numbers=numbers)
+        for record in self.observer.records:
+            nodes = (str(record.before), str(record.after) if record.changed else "=")
+            table.add_row(record.name, f"{record.seconds * 1e3:.1f}", *nodes)
+        console(stderr=stderr).print(table)
+
+
+def _watchers(folder: Path | None, changes: bool) -> tuple[tuple[Observer, ...], Times]:
+    from optc.observers import Changes, Dumps
+
+    times = Times()
+    watchers: list[Observer] = [times.observer]
+    if folder is not None:
+        watchers.append(Dumps(folder))
+    if changes:
+        watchers.append(Changes(click.echo))
+    return tuple(watchers), times
+
+
+def _show_plan(
+    module: Module, target: Target, options: Options, output: Path, kinds: Sequence[str]
+) -> None:
+    from optc.driver import passes_of
+    from optc.inspect import inspect_module
+    from optc.passes.base import Effect
+    from optc.report.numbers import bytes_text, count_text
+
+    facts = inspect_module(module)
+    out = console()
+    out.print(f"model    {facts.name}: {len(facts.nodes)} ops, {count_text(facts.parameters)} "
+              f"parameters, {count_text(facts.macs)} multiply-adds, {bytes_text(facts.weight_bytes)}")  # fmt: skip
+    for kind, ports in (("input", module.inputs), ("output", module.outputs)):
+        for port in ports:
+            out.print(f"{kind:8} {port.name}: {port.type}")
+    out.print(f"target   {target.name}: {target.description}, {target.cores} cores")
+    out.print(f"output   {output} ({', '.join(kinds)})")
+    for step in passes_of(options):
+        dropped = "  dropped by --exact" if options.exact and step.effect is not Effect.EXACT else ""
+        out.print(f"pass     {step} ({step.effect.value}){dropped}")
+    out.print("nothing was compiled: this was a dry run")
+
+
+def _write_mlir(module: Module, dialect: str, output: Path) -> None:
+    from optc.backends.mlir.bridge import Dialect, to_mlir
+    from optc.ir.output import replace_file
+
+    text = str(to_mlir(module, Dialect(dialect)))
+    path = output if output.suffix == ".mlir" else output.with_name(f"{output.name}.{dialect}.mlir")
+    with replace_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+    console().print(f"wrote {path}")
+
+
+def _show_findings(compiled: Compiled, remarks: bool) -> None:
+    quiet = 0
+    for diagnostic in compiled.diagnostics:
+        if diagnostic.severity is Severity.REMARK and not remarks:
+            quiet += 1
+        else:
+            show(diagnostic)
+    if quiet:
+        console(stderr=True).print(f"{quiet} remarks: --remarks shows them")
+
+
+def _latency(compiled: Compiled, target: Target, wanted: bool) -> Latency:
+    from optc.bench import Percentiles
+    from optc.cli.inputs import random_arrays
+    from optc.report.summary import Latency
+    from optc.runtime import load
+
+    if not wanted:
+        return Latency(None, reason="not asked for, or no shared library was made")
+    try:
+        with load(compiled.path, threads=target.cores, verify=False, cache=cache_folder() / "artifacts") as model:
+            inputs = random_arrays(model.inputs, 0)
+            first = float(model.bench(**inputs, runs=2).min()) * 1e-9
+            runs = max(5, min(RUNS, int(SECONDS / max(first, 1e-9))))
+            return Latency(Percentiles.of(model.bench(**inputs, runs=runs)), target.cores)
+    except OptcError as problem:
+        return Latency(None, reason=problem.diagnostics[0].message)
+
+
+def _show_closing(compiled: Compiled, latency: Latency) -> None:
+    from optc.inspect import inspect_module
+    from optc.report.summary import closing_rows
+
+    before, after = inspect_module(compiled.source), inspect_module(compiled.module)
+    table = plain_table("", "model", "artifact")
+    for row in closing_rows(before, after, compiled.manifest, compiled.seconds, latency):
+        table.add_row(row.label, row.before, row.after)
+    console().print(table)
+    console().print(f"wrote {compiled.path}")

@@ -1,0 +1,65 @@
+"""`optc opt`: passes on a graph in text form, for people who write or debug passes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from optc.cli.failures import show
+from optc.cli.options import pipeline_option, target_option
+from optc.ir.diagnostics import OptcError
+
+
+@click.command("opt")
+@click.argument("graph", type=click.Path(path_type=Path, allow_dash=True))
+@pipeline_option()
+@target_option()
+@click.option(
+    "--output", "-o", "output", type=click.Path(path_type=Path), metavar="FILE.optc",
+    help="Write the graph there, its weights beside it; without it the text goes to stdout.",
+)  # fmt: skip
+@click.option("--print-changed", is_flag=True, help="Show the diff of every pass that changed something.")
+@click.option("--time-passes", is_flag=True, help="Show how long every pass took.")
+@click.option("--exact", is_flag=True, help="Skip every pass that may change a bit of the result.")
+@click.option("--remarks/--no-remarks", default=True, help="Show why rewrites were not done, on stderr.")
+def opt_command(
+    graph: Path, pipeline: str, target: str, output: Path | None, print_changed: bool, time_passes: bool,
+    exact: bool, remarks: bool,
+) -> None:  # fmt: skip
+    """Run passes on GRAPH, a module or a graph in text form (- for stdin), verifying after each.
+
+    `optc passes` lists the passes.
+    """
+    from optc.contexts import pass_context
+    from optc.ir.printer import print_module
+    from optc.ir.store import load, save
+    from optc.ir.targets.catalogue import find_target
+    from optc.ir.text import parse
+    from optc.ir.verify import verify
+    from optc.observers import Changes
+    from optc.passes.base import Observer, run_passes
+    from optc.passes.pipeline import Pipeline
+
+    steps = Pipeline.parse(pipeline).passes
+    context = pass_context(find_target(target), exact=exact)
+    module = parse(sys.stdin.read(), name="<stdin>") if str(graph) == "-" else load(graph)
+    findings = verify(module)
+    if findings:
+        raise OptcError(*findings)
+    from optc.cli.compile import Times
+
+    times = Times()
+    observers: list[Observer] = [times.observer]
+    if print_changed:
+        observers.append(Changes(lambda text: click.echo(text, err=output is None)))
+    result = run_passes(module, steps, context, observers)
+    for diagnostic in context.diagnostics if remarks else ():
+        show(diagnostic)
+    if output is not None:
+        save(result, output)
+    else:
+        click.echo(print_module(result), nl=False)
+    if time_passes:
+        times.show(stderr=True)

@@ -1,0 +1,130 @@
+"""Options that several commands share, spelled and explained once, and what they stand for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from optc.ir.diagnostics import error
+from optc.ir.module import Module
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def target_option(default: str | None = "host") -> Decorator:
+    """`--target`."""
+    return click.option(
+        "--target", "-t", default=default, show_default=True, metavar="NAME",
+        help="The machine to compile for; `optc targets` lists them, `NAME:cores=N` sets its cores.",
+    )  # fmt: skip
+
+
+def pipeline_option() -> Decorator:
+    """`-p`."""
+    return click.option(
+        "--pipeline", "-p", default="", metavar="PASSES",
+        help="Passes to run, such as 'fold-batch-norm,prune-channels{ratio=0.3}'; `optc passes` lists them.",
+    )  # fmt: skip
+
+
+def threads_option() -> Decorator:
+    """`--threads` of commands that run an artifact."""
+    return click.option(
+        "--threads", type=click.IntRange(0), default=0, metavar="N",
+        help="Threads to run with; 0 takes one for each physical core.",
+    )  # fmt: skip
+
+
+def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--shape`, `--unsafe-load` and `--example`: how a model becomes a module."""
+    for decorate in (
+        click.option(
+            "--example", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE.npz",
+            help="Example inputs, in the order of the model's arguments; needed with --unsafe-load.",
+        ),
+        click.option(
+            "--unsafe-load", is_flag=True,
+            help="Take a pickled module. Unpickling runs whatever code the file holds: only for files you trust.",
+        ),
+        click.option(
+            "--shape", default="", metavar="NAME=N,...",
+            help="Fix the dynamic dims of the model, such as batch=1,seq=128.",
+        ),
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+def parse_shapes(text: str) -> dict[str, int]:
+    """`batch=1,seq=128` as a table; raises E0703."""
+    shapes: dict[str, int] = {}
+    for piece in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, number = piece.partition("=")
+        if not name.strip() or not number.strip().isdigit() or int(number) == 0:
+            raise error(
+                "E0703", f"--shape: {piece!r} is not a dim and a size", help="--shape batch=1,seq=128"
+            )
+        shapes[name.strip()] = int(number)
+    return shapes
+
+
+def cache_folder() -> Path:
+    """Where results that can be made again are kept: `$XDG_CACHE_HOME/optc` or `~/.cache/optc`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optc"
+
+
+def read_module(
+    path: Path, shape: str = "", unsafe_load: bool = False, example: Path | None = None
+) -> Module:
+    """The module in a `.optc` text, or captured from a `.pt2`; raises what reading or capture raise."""
+    from optc.ir.store import load
+
+    if not path.exists():
+        raise error("E0112", f"cannot read {path}: there is no such file")
+    if is_graph(path):
+        return load(path)
+    return capture_model(path, shape, unsafe_load, example)
+
+
+def capture_model(path: Path, shape: str, unsafe_load: bool, example: Path | None) -> Module:
+    """Capture a model file, showing the warnings of the capture."""
+    from optc.cli.failures import show
+    from optc.cli.inputs import read_arrays
+    from optc.ir.capture.capture import capture
+    from optc.ir.diagnostics import Diagnostic
+
+    found: list[Diagnostic] = []
+    arrays = tuple(read_arrays(example).values()) if example else None
+    try:
+        return capture(
+            path, arrays, shapes=parse_shapes(shape), unsafe_load=unsafe_load, diagnostics=found
+        )
+    finally:
+        for diagnostic in found:
+            show(diagnostic)
+
+
+def is_graph(path: Path) -> bool:
+    """Whether the file is a module's text: it starts with `module`, `graph` or a comment."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(4096)
+    lines = [line.strip() for line in head.split(b"\n") if line.strip() and not line.lstrip().startswith(b"//")]
+    return bool(lines) and lines[0].startswith((b"module @", b"graph @"))
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether the path is a folder or a zip with a manifest."""
+    import zipfile
+
+    if path.is_dir():
+        return (path / "manifest.json").exists()
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "manifest.json" in archive.namelist()

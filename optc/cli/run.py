@@ -1,0 +1,56 @@
+"""`optc run`: an artifact on given or random inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.cli.inputs import call, random_arrays, read_arrays, write_arrays
+from optc.cli.options import cache_folder, threads_option
+from optc.cli.terminal import console, plain_table
+from optc.ir.diagnostics import error
+from optc.ir.output import check_writable
+from optc.report.numbers import shape_text
+from optc.runtime import load
+
+
+@click.command("run")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--input", "-i", "source", type=click.Path(path_type=Path), metavar="FILE.npz",
+    help="Inputs by name; `optc inspect OUT` shows the names, shapes and dtypes.",
+)  # fmt: skip
+@click.option(
+    "--output", "-o", "output", type=click.Path(path_type=Path), metavar="FILE.npz",
+    help="Where the outputs go, by name; without it their range is shown.",
+)  # fmt: skip
+@click.option("--random", "seed", type=click.IntRange(0), metavar="SEED", help="Random inputs instead.")
+@threads_option()
+def run_command(
+    artifact: Path, source: Path | None, output: Path | None, seed: int | None, threads: int
+) -> None:
+    """Run ARTIFACT, a folder or a .optc file, once on the inputs in a .npz file, or on random ones."""
+    if (source is None) == (seed is None):
+        raise error("E0703", "give the inputs, once", help=f"optc run {artifact} --input x.npz")
+    if output is not None:
+        check_writable(output)
+    with load(artifact, threads=threads, cache=cache_folder() / "artifacts") as model:
+        inputs = read_arrays(source) if source is not None else random_arrays(model.inputs, seed or 0)
+        results = call(model, inputs)
+    if output is not None:
+        write_arrays(output, results)
+    _show(results)
+
+
+def _show(results: Mapping[str, NDArray[Any]]) -> None:
+    table = plain_table("output", "type", "min", "mean", "max", numbers=("min", "mean", "max"))
+    for name, array in results.items():
+        numbers = array.astype(np.float64) if array.size else np.zeros(1)
+        facts = (f"{value:.6g}" for value in (numbers.min(), numbers.mean(), numbers.max()))
+        table.add_row(name, shape_text(array.shape, array.dtype.name), *facts)
+    console().print(table)

@@ -1,0 +1,70 @@
+"""The closing table: what went in, what came out, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optc.bench import Percentiles
+from optc.inspect import ModuleFacts
+from optc.report.numbers import bytes_text, count_text, seconds_text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: what is measured, for the model as captured and as compiled."""
+
+    label: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What runs on this machine took, and on how many threads; or why none were made."""
+
+    whole: Percentiles | None
+    threads: int = 0
+    reason: str = ""
+
+
+def size_rows(before: ModuleFacts, after: ModuleFacts, memory: Mapping[str, int]) -> Iterator[Row]:
+    """What does not depend on a clock: nodes, parameters, multiply-adds, bytes.
+
+    `memory` has `arena_bytes`, `weights_bytes` and `state_bytes` of the artifact.
+    """
+    yield Row("ops", count_text(len(before.nodes)), f"{count_text(len(after.nodes))} kernels")
+    yield Row("parameters", count_text(before.parameters), count_text(after.parameters))
+    yield Row("multiply-adds", count_text(before.macs), count_text(after.macs))
+    yield Row("weights", bytes_text(before.weight_bytes), bytes_text(memory["weights_bytes"]))
+    yield Row("activations", bytes_text(before.peak_bytes), bytes_text(memory["arena_bytes"]))
+    if memory["state_bytes"]:
+        state = sum(port.type.nbytes for port in before.states)
+        yield Row("state", bytes_text(state), bytes_text(memory["state_bytes"]))
+    whole = before.weight_bytes + before.peak_bytes
+    yield Row("peak memory", bytes_text(whole), bytes_text(sum(memory.values())))
+
+
+def closing_rows(
+    before: ModuleFacts,
+    after: ModuleFacts,
+    manifest: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    latency: Latency,
+) -> Iterator[Row]:
+    """The whole table: sizes, then what was measured in this run."""
+    keys = ("arena_bytes", "weights_bytes", "state_bytes")
+    yield from size_rows(before, after, {key: int(manifest[key]) for key in keys})
+    yield Row("size on disk", "", bytes_text(sum(entry["bytes"] for entry in manifest["files"].values())))
+    stages = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
+    yield Row("compile time", "", f"{seconds_text(sum(seconds.values()))} ({stages})")
+    yield Row("latency", "", _latency(latency))
+
+
+def _latency(latency: Latency) -> str:
+    if latency.whole is None:
+        return f"not measured: {latency.reason}"
+    whole, threads = latency.whole, latency.threads
+    on = f"{threads} thread{'s' if threads > 1 else ''}, {whole.runs} runs"
+    return f"p50 {seconds_text(whole.p50)}, p99 {seconds_text(whole.p99)} ({on})"
