@@ -94,6 +94,13 @@ class Code:
         self.add(tirx.IfThenElse(condition, body[0], None))
 
     @contextmanager
+    def repeat(self, condition: Expr) -> Iterator[None]:
+        """Run the block while the condition, which reads what the block stores, holds."""
+        with self._block() as body:
+            yield
+        self.add(tirx.While(condition, body[0]))
+
+    @contextmanager
     def otherwise(self, condition: Expr) -> Iterator[None]:
         """Run the block if the condition does not hold."""
         with self.when(tirx.Not(condition)):
