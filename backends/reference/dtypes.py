@@ -45,7 +45,9 @@ def to_dtype(x: Tensor, dtype: DType) -> Tensor:
 def to_tensor(item: Constant) -> Tensor:
     """The constant as a tensor that shares its memory; nobody may write to it."""
     if isinstance(item.source, Splat):
-        number = torch.tensor(item.source.value)
+        value = item.source.value
+        # A Python float is an f64; torch would make it an f32 and lose digits of f64 splats.
+        number = torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
         return to_dtype(number, item.type.dtype).expand(item.type.shape)
     array = item.array
     if array.dtype == np.uint16:
