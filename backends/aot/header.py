@@ -29,8 +29,8 @@ FUNCTIONS = (
     Function(
         "int $_create(const char *path, const optc_options *options, $_model **out)",
         "return optc_rt_create(&model, path, options, (struct optc_rt_instance **)(void *)out);",
-        "Makes an instance. `path`: the artifact's folder or its weights.bin; `options`: null for the\n"
-        "defaults. Instances share no buffer and may run at the same time.",
+        "Makes an instance. `path`: the artifact's folder or its weights.bin; `options`: null for\n"
+        "the defaults. Instances share no buffer and may run at the same time.",
     ),
     Function(
         "void $_destroy($_model *m)",

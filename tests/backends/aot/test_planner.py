@@ -1,0 +1,82 @@
+"""Every plan satisfies the independent checker, and the checker knows a bad plan when it sees one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from optc.backends.aot.check_plan import check_plan
+from optc.backends.aot.planner import Interval, lower_bound, plan_memory
+
+
+@st.composite
+def interval(draw: st.DrawFn) -> Interval:
+    first = draw(st.integers(0, 30))
+    nbytes = draw(st.one_of(st.integers(0, 300), st.integers(0, 1 << 33)))
+    return Interval(nbytes, first, first + draw(st.integers(0, 12)))
+
+
+intervals = st.lists(interval(), max_size=40)
+
+
+@given(intervals, st.sampled_from([1, 16, 64, 4096]))
+@settings(max_examples=300, deadline=None)
+def test_every_plan_is_accepted(values: list[Interval], alignment: int) -> None:
+    plan = plan_memory(values, alignment)
+    assert check_plan(values, plan.offsets, plan.nbytes, alignment) == []
+    assert plan.nbytes >= plan.lower_bound == lower_bound(values, alignment)
+
+
+@given(intervals)
+@settings(deadline=None)
+def test_equal_input_gives_an_equal_plan(values: list[Interval]) -> None:
+    assert plan_memory(values) == plan_memory(values)
+
+
+@given(intervals, st.data())
+@settings(deadline=None)
+def test_a_value_moved_onto_a_living_one_is_found(
+    values: list[Interval], data: st.DataObject
+) -> None:
+    plan = plan_memory(values)
+    pairs = [
+        (a, b)
+        for a, one in enumerate(values)
+        for b, other in enumerate(values)
+        if a != b and one.nbytes and other.nbytes
+        if one.first <= other.last and other.first <= one.last
+    ]
+    assume(pairs)
+    moved, onto = data.draw(st.sampled_from(pairs))
+    offsets = list(plan.offsets)
+    offsets[moved] = offsets[onto]
+    assert any("overlap" in p for p in check_plan(values, offsets, plan.nbytes + (1 << 40)))
+
+
+@given(intervals)
+@settings(deadline=None)
+def test_a_smaller_arena_and_a_crooked_offset_are_found(values: list[Interval]) -> None:
+    plan = plan_memory(values)
+    assume(any(value.nbytes > 64 for value in values))
+    highest = max(o + v.nbytes for o, v in zip(plan.offsets, values, strict=True))
+    assert check_plan(values, plan.offsets, highest - 1)
+    assert check_plan(values, [plan.offsets[0] + 8, *plan.offsets[1:]], plan.nbytes + 64)
+    assert check_plan(values, plan.offsets[1:], plan.nbytes)
+
+
+def test_a_chain_reaches_the_lower_bound() -> None:
+    chain = [Interval(1000 * (i % 3 + 1), i, i + 1) for i in range(50)]
+    plan = plan_memory(chain)
+    assert plan.nbytes == plan.lower_bound
+
+
+def test_values_that_never_meet_share_their_bytes() -> None:
+    plan = plan_memory([Interval(640, 0, 1), Interval(640, 2, 3), Interval(64, 1, 2)])
+    assert plan.offsets[0] == plan.offsets[1]
+    assert plan.nbytes == 704
+
+
+def test_an_interval_that_ends_before_it_begins_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends before"):
+        plan_memory([Interval(64, 3, 2)])
