@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from optc.bench import KernelRow, Report, bench
-from optc.cli.inputs import random_arrays, read_arrays
+from optc.cli.inputs import read_arrays
 from optc.cli.options import cache_folder, threads_option
 from optc.cli.terminal import console, plain_table, styled
+from optc.inputs import random_arrays
 from optc.ir.targets.catalogue import find_target
 from optc.limits import limits_of
 from optc.report.numbers import bytes_text, seconds_text, three_digits

@@ -196,7 +196,7 @@ def _show_findings(compiled: Compiled, remarks: bool) -> None:
 
 def _latency(compiled: Compiled, target: Target, wanted: bool) -> Latency:
     from optc.bench import Percentiles
-    from optc.cli.inputs import random_arrays
+    from optc.inputs import random_arrays
     from optc.report.summary import Latency
     from optc.runtime import load
 

@@ -10,9 +10,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from optc.cli.inputs import call, random_arrays, read_arrays, write_arrays
+from optc.cli.inputs import read_arrays, write_arrays
 from optc.cli.options import cache_folder, threads_option
 from optc.cli.terminal import console, plain_table
+from optc.inputs import call, random_arrays
 from optc.ir.diagnostics import error
 from optc.ir.output import check_writable
 from optc.report.numbers import shape_text

@@ -1,0 +1,59 @@
+"""Run a module and show its values, as numpy arrays, to whoever asked for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from optc.backends.reference.dtypes import to_tensor
+from optc.backends.reference.evaluate import run_graph
+from optc.ir.constant import constant
+from optc.ir.dtype import DType
+from optc.ir.graph import Node, Value
+from optc.ir.module import Module, Run
+
+Arrays = Mapping[str, NDArray[Any]]
+See = Callable[[Value, NDArray[Any]], None]
+
+
+def trace(
+    module: Module, inputs: Arrays, wanted: Collection[Value] = (), see: See | None = None
+) -> dict[str, NDArray[Any]]:
+    """Call a module once, states at their first content; `see` gets each value of `wanted`.
+
+    Arrays are in the storage of their dtype (bf16 as uint16). What `see` does not keep is freed after
+    its last use. A graph that runs twice shows its values twice. Returns the outputs by name.
+    """
+    names = {state.name: to_tensor(state.initial) for state in module.states}
+    for port in module.inputs:
+        names[port.name] = to_tensor(constant(np.ascontiguousarray(inputs[port.name]), port.type.dtype))
+    chosen = set(wanted)
+
+    def observe(node: Node, results: tuple[torch.Tensor, ...]) -> None:
+        for value, tensor in zip(node.outputs, results, strict=True):
+            if see is not None and value in chosen:
+                see(value, _array(tensor, value.type.dtype))
+
+    with torch.no_grad():
+        for step in module.flow.steps:
+            match step:
+                case Run(graph, arguments, results):
+                    running = module.graph_of[graph]
+                    given = [names[name] for name in arguments]
+                    for value, tensor in zip(running.inputs, given, strict=True):
+                        if see is not None and value in chosen:
+                            see(value, _array(tensor, value.type.dtype))
+                    values = run_graph(running, given, observe=observe)
+                    names.update(zip(results, values, strict=True))
+    return {port.name: _array(names[port.name], port.type.dtype) for port in module.outputs}
+
+
+def _array(tensor: torch.Tensor, dtype: DType) -> NDArray[Any]:
+    tensor = tensor.detach().contiguous()
+    if dtype is DType.BF16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()

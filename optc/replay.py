@@ -1,0 +1,163 @@
+"""An artifact's compilation, again: the module after every pass, and its kernels a few at a time.
+
+The passes come from the artifact's lock, so a module is captured once and every stage between it and
+the kernels can be judged. Kernels get inputs from the reference, so the first wrong one is the
+culprit and not the victim of an earlier one.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from optc.backends.reference.trace import trace
+from optc.contexts import pass_context
+from optc.diff import BUDGET, Arrays, Culprit, Gap, measure
+from optc.inputs import call
+from optc.ir.diagnostics import error
+from optc.ir.graph import Graph, Node, Value
+from optc.ir.module import Module, module_of
+from optc.ir.ops import Reshape
+from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.target import Target
+from optc.passes.base import Pass, run_passes
+from optc.passes.pipeline import Pipeline
+from optc.runtime import load
+
+CHUNK = 32  # kernels that are built and run together
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The module as it was after a pass; the first stage is the capture itself."""
+
+    name: str
+    module: Module
+
+
+def read_lock(folder: Path) -> Mapping[str, Any]:
+    """The lock of an artifact; raises E0725 when there is none that can be read."""
+    try:
+        lock = json.loads((folder / "lock.json").read_text())
+        if isinstance(lock["passes"], list) and isinstance(lock["target"]["name"], str):
+            return dict(lock)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise error("E0725", f"{folder} has no lock.json that says how it was made", help="compile it again")
+
+
+def target_of(lock: Mapping[str, Any]) -> Target:
+    """The target that the artifact was compiled for; raises E0726 where `host` was another machine."""
+    target = replace(find_target(lock["target"]["name"]), cores=int(lock["cores"]))
+    if list(target.features) != lock["target"]["features"]:
+        raise error(
+            "E0726",
+            "the artifact's target was the host it was compiled on, and this machine is another one",
+            help="compile it again here, or for a named target",
+        )
+    return target
+
+
+def stages(module: Module, lock: Mapping[str, Any], target: Target) -> list[Stage]:
+    """Run the passes of the lock on a captured module; one stage for each that changed something."""
+    found = [Stage("capture", module)]
+    context = pass_context(target, seed=int(lock["seed"]))
+
+    class Watch:
+        """Keeps what a pass made."""
+
+        def before(self, step: Pass, module: Module) -> None:
+            """Nothing to note."""
+
+        def after(self, step: Pass, before: Module, after: Module) -> None:
+            """Keep a changed module."""
+            if after is not before:
+                found.append(Stage(str(step), after))
+
+    steps = [step for text in lock["passes"] for step in Pipeline.parse(text).passes]
+    run_passes(module, steps, context, (Watch(),))
+    return found
+
+
+def bad_kernel(
+    module: Module,
+    target: Target,
+    inputs: Arrays,
+    *,
+    scale: float = 1.0,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Culprit | None:
+    """The first kernel of a fused module that computes something else than the reference; None: all are right."""
+    total = sum(len(graph.nodes) for graph in module.graphs)
+    done = 0
+    for graph in module.graphs:
+        for nodes in _chunks(graph):
+            if progress is not None:
+                progress(done, total)
+            gaps = _run_chunk(module, graph, nodes, target, inputs, scale, cache)
+            for node in nodes:
+                gap = next((gaps[v] for v in node.outputs if v in gaps and not gaps[v].ok), None)
+                if gap is not None:
+                    return Culprit(graph, node, gap)
+            done += len(nodes)
+    return None
+
+
+def _chunks(graph: Graph) -> Iterator[Sequence[Node]]:
+    part: list[Node] = []
+    size = 0
+    for node in graph.nodes:
+        nbytes = sum(value.type.nbytes for value in (*node.inputs, *node.outputs))
+        if part and (len(part) == CHUNK or size + nbytes > BUDGET):
+            yield part
+            part, size = [], 0
+        part.append(node)
+        size += nbytes
+    if part:
+        yield part
+
+
+def _run_chunk(
+    module: Module,
+    graph: Graph,
+    nodes: Sequence[Node],
+    target: Target,
+    inputs: Arrays,
+    scale: float,
+    cache: Path | None,
+) -> Mapping[Value, Gap]:
+    """Build and run a few nodes as a program of their own, every value of theirs being an output."""
+    made = [value for node in nodes for value in node.outputs]
+    read = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
+    taken = tuple(value for value in read if value not in graph.constants)
+    right: dict[Value, NDArray[Any]] = {}
+    trace(module, inputs, {*taken, *made}, right.setdefault)
+    constants = {value: item for value, item in graph.constants.items() if value in read}
+    results = tuple(v for node in nodes if not isinstance(node.op, Reshape) for v in node.outputs)
+    part = module_of(Graph(graph.name, taken, tuple(nodes), results, constants))
+    found = _execute(part, target, [right[value] for value in taken], cache)
+    pairs = zip(results, found, strict=True)
+    return {v: measure(v.hint, right[v], array, v.type.dtype, scale) for v, array in pairs}
+
+
+def _execute(
+    module: Module, target: Target, inputs: Sequence[NDArray[Any]], cache: Path | None
+) -> list[NDArray[Any]]:
+    from optc.backends.aot.package import write_artifact
+    from optc.backends.assemble import assemble
+    from optc.backends.tvm.builder import KernelBuilder
+
+    builder = KernelBuilder(target)
+    program = assemble(module, lambda jobs: builder.build(jobs, lambda done: None), target)
+    with tempfile.TemporaryDirectory(prefix="optc-diff-") as folder:
+        written = write_artifact(program, Path(folder, "part"), cache=cache)
+        with load(written.path, threads=target.cores) as artifact:
+            names = [port.name for port in artifact.inputs]
+            return list(call(artifact, dict(zip(names, inputs, strict=True))).values())
