@@ -62,14 +62,14 @@ def _outside(mode: PadMode, extent: int, low: int, high: int) -> Tensor:
 
 def _take(op: Take, data: Tensor, indices: Tensor) -> Tensor:
     rows = data.index_select(op.axis, indices.reshape(-1))
-    return rows.reshape(*data.shape[: op.axis], *indices.shape, *data.shape[op.axis + 1 :])
+    return rows.reshape((*data.shape[: op.axis], *indices.shape, *data.shape[op.axis + 1 :]))
 
 
 def _gather_nd(_: GatherNd, data: Tensor, indices: Tensor) -> Tensor:
     depth = indices.shape[-1]
-    rows = data.reshape(math.prod(data.shape[:depth]), *data.shape[depth:])
+    rows = data.reshape((math.prod(data.shape[:depth]), *data.shape[depth:]))
     picked = rows.index_select(0, _row_of(indices, data.shape).reshape(-1))
-    return picked.reshape(*indices.shape[:-1], *data.shape[depth:])
+    return picked.reshape((*indices.shape[:-1], *data.shape[depth:]))
 
 
 def _row_of(indices: Tensor, shape: torch.Size) -> Tensor:

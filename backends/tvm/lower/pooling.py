@@ -31,7 +31,7 @@ from optc.ir.types import TensorType
 
 Tensors = Sequence[te.Tensor]
 Types = Sequence[TensorType]
-Axes = list[te.IterVar]
+Axes = list[tirx.IterVar]
 
 
 def _taps(kernel: Sequence[int]) -> Axes:
