@@ -82,7 +82,7 @@ def compile_module(
     from optc.backends.aot.package import write_artifact
     from optc.backends.assemble import assemble
     from optc.backends.reference.fold import evaluate_constants
-    from optc.backends.tvm.builder import KernelBuilder
+    from optc.backends.tvm.kernel import KernelBuilder
 
     clock = _Clock(progress)
     builder = KernelBuilder(target)
