@@ -99,6 +99,8 @@ def bind(
 def fit(port: Tensor, value: Any) -> NDArray[Any]:
     """`value` as a dense array for `port`; the array itself where it is one already."""
     array = _as_array(port, value)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype != port.storage:
         # ml_dtypes' bfloat16 has the same bits as our uint16.
         if port.dtype == "bf16" and array.dtype.name == "bfloat16":
@@ -111,7 +113,7 @@ def fit(port: Tensor, value: Any) -> NDArray[Any]:
             f"input {port.name!r} has shape {_shape(array.shape)}, expected {port}",
             help="compile the model for this shape, or pad, slice or transpose the input",
         )
-    if not array.flags.c_contiguous or not array.flags.aligned or not array.dtype.isnative:
+    if not array.flags.c_contiguous or not array.flags.aligned:
         dense = empty(port)
         dense[...] = array
         return dense
