@@ -61,7 +61,9 @@ def _diagnosed(path: Path, problem: OSError) -> OptcError:
             help="free some space or give -o a place on another disk",
         )
     reason = problem.strerror or str(problem)
-    return error("E0150", f"cannot write {path}: {reason}", help="give -o a folder you may write to")
+    return error(
+        "E0150", f"cannot write {path}: {reason}", help="give -o a folder you may write to"
+    )
 
 
 def _umask() -> int:

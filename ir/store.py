@@ -39,7 +39,7 @@ _STORAGE: Mapping[str, np.dtype[Any]] = {name: dtype.storage for dtype, name in 
 
 
 def save(module: Module, path: Path, *, weights: bool = True) -> None:
-    """Write a module's text, and its weights beside it; raises E0150 or E0151 and leaves nothing."""
+    """Write a module's text, and its weights beside it; raises E0150 or E0151."""
     items = [item for item in stored_constants(module) if not isinstance(item.source, Absent)]
     if weights and items:
         write_weights(items, weights_path(path))
@@ -165,5 +165,7 @@ def _check(module: Module, mapped: Mapping[str, np.ndarray], path: Path) -> None
 
 def _damaged(path: Path, reason: str) -> OptcError:
     return error(
-        "E0111", f"{path} is damaged: {reason}", help="write it again, or copy it again from its source"
+        "E0111",
+        f"{path} is damaged: {reason}",
+        help="write it again, or copy it again from its source",
     )

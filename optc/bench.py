@@ -38,13 +38,18 @@ class Percentiles:
         seconds = nanoseconds.astype(np.float64) * 1e-9
         p50, p90, p99 = np.percentile(seconds, (50, 90, 99))
         return Percentiles(
-            float(p50), float(p90), float(p99), float(seconds.min()), float(seconds.mean()), len(seconds)
+            float(p50),
+            float(p90),
+            float(p99),
+            float(seconds.min()),
+            float(seconds.mean()),
+            len(seconds),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class KernelRow:
-    """One kernel call: mean seconds, share of all kernels' time, and the least time for its work."""
+    """One kernel call: mean seconds, share of all kernels' time, least time for its work."""
 
     label: str
     kernel: str
@@ -57,7 +62,7 @@ class KernelRow:
 
     @property
     def of_limit(self) -> float:
-        """Share of the machine's limit that is reached, 0 to about 1; 0 when nothing is computed or moved."""
+        """Share of the machine's limit, 0 to about 1; 0 when nothing is computed or moved."""
         return self.limit / self.seconds if self.seconds else 0.0
 
     @property
@@ -108,7 +113,7 @@ def bench(
     warmup: int = 10,
     load_seconds: float = 0.0,
 ) -> Report:
-    """Run `warmup` times, then `runs` times for the percentiles, then with a clock at every kernel."""
+    """Run `warmup` times, `runs` times for the percentiles, then with a clock at every kernel."""
     if warmup:
         artifact.bench(**inputs, runs=warmup)
     whole = Percentiles.of(artifact.bench(**inputs, runs=runs))
@@ -137,19 +142,20 @@ def _advice(report: Report) -> Iterator[str]:
     if whole.runs >= 20 and whole.p99 > SPREAD * whole.p50:
         ratio = whole.p99 / whole.p50
         yield (
-            f"p99 is {ratio:.1f} times p50: something else runs on this machine, or its clock changes; "
-            "trust min and p50"
+            f"p99 is {ratio:.1f} times p50: something else runs on this machine, or its clock "
+            "changes; trust min and p50"
         )
     outside = whole.p50 - report.kernel_seconds
     if outside > 0.2 * whole.p50 and outside > 20e-6:
         share = outside / whole.p50
         yield f"{share:.0%} of a run is outside kernels: the model is small for its number of calls"
     if report.threads > 1 and report.kernels and whole.p50 / len(report.kernels) < 5e-6:
-        yield "kernels take less than 5 µs each on average: try --threads 1, waking threads costs as much"
+        yield "kernels take less than 5 µs on average: try --threads 1, which wakes no threads"
     slow = [row for row in report.kernels if row.share >= HEAVY and 0 < row.of_limit < FAR]
     for row in sorted(slow, key=lambda row: -row.share)[:3]:
+        name = row.label.partition(" @")[0]
         gain = (row.seconds - row.limit) / max(report.kernel_seconds, 1e-12)
         yield (
-            f"{row.label.partition(' @')[0]} takes {row.share:.0%} of the time at {row.of_limit:.0%} of the "
-            f"machine's limit: at the limit a run would be {gain:.0%} shorter"
+            f"{name} takes {row.share:.0%} of the time at {row.of_limit:.0%} of the "
+            f"machine's limit: there a run would be {gain:.0%} shorter"
         )

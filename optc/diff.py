@@ -64,7 +64,9 @@ class Culprit:
         return "\n".join(lines)
 
 
-def measure(name: str, right: NDArray[Any], found: NDArray[Any], dtype: DType, scale: float = 1.0) -> Gap:
+def measure(
+    name: str, right: NDArray[Any], found: NDArray[Any], dtype: DType, scale: float = 1.0
+) -> Gap:
     """Compare two arrays in the storage of `dtype`; `scale` multiplies the tolerance."""
     tolerance = TOLERANCE.get(dtype, 0.0) * scale
     if right.shape != found.shape:
@@ -82,7 +84,9 @@ def measure(name: str, right: NDArray[Any], found: NDArray[Any], dtype: DType, s
     return Gap(name, float(np.abs(a - b).max()) / span, tolerance)
 
 
-def compare_outputs(module: Module, right: Arrays, found: Arrays, scale: float = 1.0) -> tuple[Gap, ...]:
+def compare_outputs(
+    module: Module, right: Arrays, found: Arrays, scale: float = 1.0
+) -> tuple[Gap, ...]:
     """One gap for each output of `module`; an output that is missing is infinitely far off."""
     missing = np.empty((0,))
     return tuple(
@@ -94,14 +98,16 @@ def compare_outputs(module: Module, right: Arrays, found: Arrays, scale: float =
 def locate(
     right: Module, other: Module, inputs: Arrays, *, scale: float = 1.0, budget: int = BUDGET
 ) -> Culprit | None:
-    """The first node of `other` whose value leaves its tolerance; None when all outputs are right."""
+    """The first node of `other` whose value leaves its tolerance; None when outputs are right."""
     twins = {b: a for graph in other.graphs for a, b in _pairs(right, graph)}
     gaps: dict[Value, Gap] = {}
     for part in _rounds(twins, budget):
         kept: dict[Value, NDArray[Any]] = {}
         trace(right, inputs, [twins[value] for value in part], kept.__setitem__)
 
-        def see(value: Value, array: NDArray[Any], kept: Mapping[Value, NDArray[Any]] = kept) -> None:
+        def see(
+            value: Value, array: NDArray[Any], kept: Mapping[Value, NDArray[Any]] = kept
+        ) -> None:
             gap = measure(value.hint, kept[twins[value]], array, value.type.dtype, scale)
             if value not in gaps or gap.error > gaps[value].error:
                 gaps[value] = gap
@@ -118,7 +124,7 @@ def locate(
 def first_bad(
     modules: Sequence[Module], right: Arrays, inputs: Arrays, *, scale: float = 1.0
 ) -> int | None:
-    """Index of the first module whose outputs leave their tolerance, by bisection; None when the last is right."""
+    """Index of the first module whose outputs leave their tolerance; None if the last is right."""
 
     def good(index: int) -> bool:
         found = trace(modules[index], inputs)
@@ -187,7 +193,9 @@ def _search(graph: Graph, gaps: Mapping[Value, Gap]) -> Culprit | None:
         region.add(node)
         queue += node.inputs
     for index, node in enumerate(graph.nodes):
-        bad = next((v for v in node.outputs if node in region and v in gaps and not gaps[v].ok), None)
+        bad = next(
+            (v for v in node.outputs if node in region and v in gaps and not gaps[v].ok), None
+        )
         if bad is not None:
             before = tuple(n for n in graph.nodes[:index] if n in region)
             return Culprit(graph, node, gaps[bad], before)

@@ -13,7 +13,7 @@ from optc.runtime import Artifact
 
 
 def random_arrays(ports: Sequence[Tensor], seed: int) -> dict[str, NDArray[Any]]:
-    """Inputs from a seed: normal numbers, and 0 or 1 for integers, which every index and mask takes."""
+    """Inputs from a seed: normal numbers; 0 or 1 for integers, which every index and mask takes."""
     arrays: dict[str, NDArray[Any]] = {}
     for index, port in enumerate(ports):
         generator = np.random.Generator(np.random.PCG64([seed, index]))

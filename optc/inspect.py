@@ -20,7 +20,7 @@ from optc.limits import Limits
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """One node: what it computes and moves, and the least time for it on a machine (0: not known)."""
+    """One node: what it computes and moves, and the least time for it (0: not known)."""
 
     name: str
     op: str
@@ -147,11 +147,13 @@ def _weights(module: Module) -> tuple[int, int]:
             case source:
                 distinct[id(source)] = item
     floats = [item for item in distinct.values() if item.type.dtype.is_float]
-    return sum(item.type.elements for item in floats), sum(item.type.nbytes for item in distinct.values())
+    return sum(item.type.elements for item in floats), sum(
+        item.type.nbytes for item in distinct.values()
+    )
 
 
 def _peak(graph: Graph) -> tuple[int, str]:
-    """The most bytes alive at once, and the node that runs then; reshapes take none of their own."""
+    """The most bytes alive at once, and the node that runs then; reshapes take none."""
     alias = {node.output: node.inputs[0] for node in graph.nodes if isinstance(node.op, Reshape)}
 
     def root(value: Value) -> Value:

@@ -43,10 +43,12 @@ class Limits:
 
     def bandwidth(self, nbytes: int) -> float:
         """Bytes per second of the nearest level that holds `nbytes`."""
-        return next((lv.bandwidth for lv in self.levels if lv.size >= nbytes), self.levels[-1].bandwidth)
+        return next(
+            (lv.bandwidth for lv in self.levels if lv.size >= nbytes), self.levels[-1].bandwidth
+        )
 
     def seconds(self, flops: int, nbytes: int) -> float:
-        """The least time for this many operations and bytes: the roofline (Williams et al. 2009)."""
+        """The least time for these operations and bytes: the roofline (Williams et al. 2009)."""
         return max(flops / self.flops, nbytes / self.bandwidth(nbytes) if nbytes else 0.0)
 
     def bound(self, flops: int, nbytes: int) -> str:
@@ -55,7 +57,7 @@ class Limits:
 
 
 def limits_of(target: Target, threads: int, cache: Path) -> Limits:
-    """This machine's limits, measured now unless `cache` has them. Raises E0501 without a C compiler.
+    """This machine's limits, measured now unless `cache` has them; raises E0501 (no C compiler).
 
     `target` is the host; `cache` is a folder that is made when it is missing and may be unwritable.
     """
@@ -84,7 +86,7 @@ def measure(target: Target, threads: int, cache: Path | None = None) -> Limits:
 
 
 def _buffer(name: str, size: int, target: Target) -> int:
-    """Bytes each thread reads: half a cache, so that it stays there; for DRAM four times the last cache."""
+    """Bytes each thread reads: half a cache, so that it stays there; four last caches for DRAM."""
     if name != "dram":
         shared = target.cores if name == "l3" else 1
         return max(4096, size // 2 // shared)
@@ -121,5 +123,8 @@ def _keep(path: Path, table: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as aside:
             aside.write_text(json.dumps(table, indent=1))
-    except (OSError, OptcError):  # a cache that cannot be written costs a second next time, nothing else
+    except (
+        OSError,
+        OptcError,
+    ):  # a cache that cannot be written costs a second next time, nothing else
         return

@@ -1,4 +1,4 @@
-"""Observers of a pipeline: how long each pass took, what it changed, and the graph after it on disk."""
+"""Observers of a pipeline: how long each pass took, what it changed, and dumps of the result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class PassTimes:
         """Stop it. Verification of the result is part of a pass's time."""
         seconds = time.perf_counter() - self._start
         changed = after is not before
-        self.records.append(PassRecord(str(step), seconds, node_count(before), node_count(after), changed))
+        self.records.append(
+            PassRecord(str(step), seconds, node_count(before), node_count(after), changed)
+        )
 
 
 @dataclass

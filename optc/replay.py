@@ -1,7 +1,7 @@
 """An artifact's compilation, again: the module after every pass, and its kernels a few at a time.
 
-The passes come from the artifact's lock, so a module is captured once and every stage between it and
-the kernels can be judged. Kernels get inputs from the reference, so the first wrong one is the
+The passes come from the artifact's lock, so a module is captured once and every stage between it
+and the kernels can be judged. Kernels get inputs from the reference, so the first wrong one is the
 culprit and not the victim of an earlier one.
 """
 
@@ -49,23 +49,25 @@ def read_lock(folder: Path) -> Mapping[str, Any]:
             return dict(lock)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise error("E0725", f"{folder} has no lock.json that says how it was made", help="compile it again")
+    raise error(
+        "E0725", f"{folder} has no lock.json that says how it was made", help="compile it again"
+    )
 
 
 def target_of(lock: Mapping[str, Any]) -> Target:
-    """The target that the artifact was compiled for; raises E0726 where `host` was another machine."""
+    """The target that the artifact was compiled for; raises E0726 if that was another host."""
     target = replace(find_target(lock["target"]["name"]), cores=int(lock["cores"]))
     if list(target.features) != lock["target"]["features"]:
         raise error(
             "E0726",
-            "the artifact's target was the host it was compiled on, and this machine is another one",
+            "the artifact was compiled for the host it was compiled on, which is not this machine",
             help="compile it again here, or for a named target",
         )
     return target
 
 
 def stages(module: Module, lock: Mapping[str, Any], target: Target) -> list[Stage]:
-    """Run the passes of the lock on a captured module; one stage for each that changed something."""
+    """Run the passes of the lock on a captured module; a stage for each that changed something."""
     found = [Stage("capture", module)]
     context = pass_context(target, seed=int(lock["seed"]))
 
@@ -94,7 +96,7 @@ def bad_kernel(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Culprit | None:
-    """The first kernel of a fused module that computes something else than the reference; None: all are right."""
+    """The first kernel of a fused module that differs from the reference; None: all are right."""
     total = sum(len(graph.nodes) for graph in module.graphs)
     done = 0
     for graph in module.graphs:
@@ -133,7 +135,7 @@ def _run_chunk(
     scale: float,
     cache: Path | None,
 ) -> Mapping[Value, Gap]:
-    """Build and run a few nodes as a program of their own, every value of theirs being an output."""
+    """Build and run a few nodes as a program of their own whose outputs are all their values."""
     made = [value for node in nodes for value in node.outputs]
     read = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
     taken = tuple(value for value in read if value not in graph.constants)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from optc.ir.graph import Node, Value
 from optc.ir.module import Module, Run
 
 Arrays = Mapping[str, NDArray[Any]]
-See = Callable[[Value, NDArray[Any]], None]
+See = Callable[[Value, NDArray[Any]], object]
 
 
 def trace(
@@ -25,18 +25,23 @@ def trace(
 ) -> dict[str, NDArray[Any]]:
     """Call a module once, states at their first content; `see` gets each value of `wanted`.
 
-    Arrays are in the storage of their dtype (bf16 as uint16). What `see` does not keep is freed after
-    its last use. A graph that runs twice shows its values twice. Returns the outputs by name.
+    Arrays are in the storage of their dtype (bf16 as uint16). What `see` does not keep is freed
+    after its last use. A graph that runs twice shows its values twice. Returns outputs by name.
     """
     names = {state.name: to_tensor(state.initial) for state in module.states}
     for port in module.inputs:
-        names[port.name] = to_tensor(constant(np.ascontiguousarray(inputs[port.name]), port.type.dtype))
+        names[port.name] = to_tensor(
+            constant(np.ascontiguousarray(inputs[port.name]), port.type.dtype)
+        )
     chosen = set(wanted)
 
-    def observe(node: Node, results: tuple[torch.Tensor, ...]) -> None:
-        for value, tensor in zip(node.outputs, results, strict=True):
+    def show(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> None:
+        for value, tensor in zip(values, tensors, strict=True):
             if see is not None and value in chosen:
                 see(value, _array(tensor, value.type.dtype))
+
+    def observe(node: Node, results: tuple[torch.Tensor, ...]) -> None:
+        show(node.outputs, results)
 
     with torch.no_grad():
         for step in module.flow.steps:
@@ -44,9 +49,7 @@ def trace(
                 case Run(graph, arguments, results):
                     running = module.graph_of[graph]
                     given = [names[name] for name in arguments]
-                    for value, tensor in zip(running.inputs, given, strict=True):
-                        if see is not None and value in chosen:
-                            see(value, _array(tensor, value.type.dtype))
+                    show(running.inputs, given)
                     values = run_graph(running, given, observe=observe)
                     names.update(zip(results, values, strict=True))
     return {port.name: _array(names[port.name], port.type.dtype) for port in module.outputs}

@@ -1,4 +1,4 @@
-"""The command line. `optc --help` loads neither torch nor tvm: commands are imported when called."""
+"""The command line. Commands are imported when called: `optc --help` loads no torch and no tvm."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from optc.cli.failures import run_command
 from optc.cli.group import LazyGroup
 
 COMMANDS = {
-    "compile": ("optc.cli.compile:compile_command", "Compile a model into an artifact that runs by itself."),
+    "compile": (
+        "optc.cli.compile:compile_command",
+        "Compile a model into an artifact that runs by itself.",
+    ),
     "run": ("optc.cli.run:run_command", "Run an artifact on inputs from a .npz file."),
     "bench": ("optc.cli.bench:bench_command", "Time an artifact, as a whole and kernel by kernel."),
-    "inspect": ("optc.cli.inspect:inspect_command", "Show what a model, a graph or an artifact holds."),
-    "diff": ("optc.cli.diff:diff_command", "Find the first node whose output leaves its tolerance."),
+    "inspect": (
+        "optc.cli.inspect:inspect_command",
+        "Show what a model, a graph or an artifact holds.",
+    ),
+    "diff": (
+        "optc.cli.diff:diff_command",
+        "Find the first node whose output leaves its tolerance.",
+    ),
     "opt": ("optc.cli.opt:opt_command", "Run passes on a graph in text form."),
     "passes": ("optc.cli.catalogues:passes_command", "List the passes, or explain one."),
     "targets": ("optc.cli.catalogues:targets_command", "List the targets, or show one."),
@@ -23,7 +32,8 @@ COMMANDS = {
 optc = LazyGroup(
     COMMANDS,
     name="optc",
-    help="A compiler for deployment: a PyTorch model in, a small artifact that runs without Python out.\n\n"
+    help="A compiler for deployment: a PyTorch model in, a small artifact that runs without "
+    "Python out.\n\n"
     "\b\n"
     "  optc compile model.pt2 --target host -o out/\n"
     "  optc run out/ --input x.npz\n"

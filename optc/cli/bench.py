@@ -23,25 +23,44 @@ from optc.runtime import load
 @click.command("bench")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option(
-    "--runs", "-n", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Runs that are timed."
+    "--runs",
+    "-n",
+    type=click.IntRange(1, 1_000_000),
+    default=100,
+    show_default=True,
+    help="Runs that are timed.",
 )
 @click.option(
-    "--warmup", type=click.IntRange(0, 1_000_000), default=10, show_default=True, help="Runs before the first."
+    "--warmup",
+    type=click.IntRange(0, 1_000_000),
+    default=10,
+    show_default=True,
+    help="Runs before the first.",
 )
 @threads_option()
 @click.option(
-    "--input", "-i", "source", type=click.Path(path_type=Path), metavar="FILE.npz",
+    "--input",
+    "-i",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
     help="Inputs by name; without it they are random.",
-)  # fmt: skip
+)
 @click.option("--all", "everything", is_flag=True, help="Every kernel call, not the longest 20.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
 def bench_command(
-    artifact: Path, runs: int, warmup: int, threads: int, source: Path | None, everything: bool, as_json: bool
+    artifact: Path,
+    runs: int,
+    warmup: int,
+    threads: int,
+    source: Path | None,
+    everything: bool,
+    as_json: bool,
 ) -> None:
     """Time ARTIFACT on this machine: percentiles of whole runs, then a table of its kernels.
 
-    "% of limit" compares a kernel with the least time this machine could need for its operations and
-    bytes; the limits are measured once and kept.
+    "% of limit" compares a kernel with the least time this machine could need for its operations
+    and bytes; the limits are measured once and kept.
     """
     host = find_target("host")
     start = time.perf_counter()
@@ -66,7 +85,10 @@ def show_report(report: Report, most: int) -> None:
     out.print(styled((report.name, "bold"), f": {whole.runs} runs, {threads}"))
     table = plain_table("p50", "p90", "p99", "min", "mean", "runs/s", "load", "memory")
     table.add_row(
-        *(seconds_text(value) for value in (whole.p50, whole.p90, whole.p99, whole.least, whole.mean)),
+        *(
+            seconds_text(value)
+            for value in (whole.p50, whole.p90, whole.p99, whole.least, whole.mean)
+        ),
         three_digits(1 / whole.mean),
         seconds_text(report.load_seconds),
         bytes_text(report.peak_bytes),
@@ -99,7 +121,9 @@ def _kernels(report: Report, most: int):  # type: ignore[no-untyped-def]
     if rest:
         seconds = sum(row.seconds for row in rest)
         share = sum(row.share for row in rest)
-        table.add_row(f"{len(rest)} more (--all)", f"{seconds * 1e3:.3f}", f"{share:.1%}", "", "", "")
+        table.add_row(
+            f"{len(rest)} more (--all)", f"{seconds * 1e3:.3f}", f"{share:.1%}", "", "", ""
+        )
     return table
 
 

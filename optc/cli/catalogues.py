@@ -1,4 +1,4 @@
-"""`optc passes`, `optc targets`, `optc ops`, `optc explain`: what there is, from the tables themselves."""
+"""`optc passes`, `targets`, `ops`, `explain`: what there is, read from the tables themselves."""
 
 from __future__ import annotations
 
@@ -99,9 +99,11 @@ def _show_target(name: str) -> None:
 
 
 @click.command("ops")
-@click.option("--ir", "of_ir", is_flag=True, help="List optc's own ops with their attributes instead.")
+@click.option(
+    "--ir", "of_ir", is_flag=True, help="List optc's own ops with their attributes instead."
+)
 def ops_command(of_ir: bool) -> None:
-    """Show which of PyTorch's core ops can be compiled, or the reason why not; ends with the share."""
+    """Show which of PyTorch's core ops can be compiled, or why not; ends with the share."""
     if of_ir:
         _show_ir_ops()
         return

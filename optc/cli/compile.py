@@ -37,34 +37,69 @@ RUNS, SECONDS = 50, 2.0  # of the closing table's latency: whichever is reached 
 @click.command("compile")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--output", "-o", "output", required=True, type=click.Path(path_type=Path), metavar="OUT",
+    "--output",
+    "-o",
+    "output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="OUT",
     help="The folder to write, or a .optc file for one zip; an artifact that is there is replaced.",
-)  # fmt: skip
+)
 @target_option()
 @click.option(
-    "--emit", default="so", show_default=True, metavar="KIND,...",
+    "--emit",
+    default="so",
+    show_default=True,
+    metavar="KIND,...",
     help=f"What to make: {', '.join(KINDS)} (several go together), or the model as MLIR text: "
     f"{', '.join(DIALECTS)}.",
-)  # fmt: skip
+)
 @pipeline_option()
 @click.option("--exact", is_flag=True, help="Drop every pass that may change a bit of the result.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores of the target to plan for.")
+@click.option(
+    "--threads", type=click.IntRange(1), metavar="N", help="Cores of the target to plan for."
+)
 @capture_options
 @click.option(
-    "--dump-passes", type=click.Path(path_type=Path), metavar="DIR",
+    "--dump-passes",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
     help="Write the graph after every pass that changed it, with its weights.",
-)  # fmt: skip
-@click.option("--print-changed", is_flag=True, help="Show the diff of every pass that changed something.")
+)
+@click.option(
+    "--print-changed", is_flag=True, help="Show the diff of every pass that changed something."
+)
 @click.option("--time-passes", is_flag=True, help="Show how long every pass took.")
-@click.option("--remarks", is_flag=True, help="Show why things were or were not done; report.html has them too.")
-@click.option("--bench/--no-bench", default=True, help="Time the artifact when it runs on this machine.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and stop before anything is compiled or written.")
+@click.option(
+    "--remarks",
+    is_flag=True,
+    help="Show why things were or were not done; report.html has them too.",
+)
+@click.option(
+    "--bench/--no-bench", default=True, help="Time the artifact when it runs on this machine."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show the plan and stop before anything is compiled or written."
+)
 def compile_command(
-    model: Path, output: Path, target: str, emit: str, pipeline: str, exact: bool, threads: int | None,
-    shape: str, unsafe_load: bool, example: Path | None, dump_passes: Path | None, print_changed: bool,
-    time_passes: bool, remarks: bool, bench: bool, dry_run: bool,
-) -> None:  # fmt: skip
-    """Compile MODEL (.pt2, or a graph in text form) for a machine into OUT, which runs by itself."""
+    model: Path,
+    output: Path,
+    target: str,
+    emit: str,
+    pipeline: str,
+    exact: bool,
+    threads: int | None,
+    shape: str,
+    unsafe_load: bool,
+    example: Path | None,
+    dump_passes: Path | None,
+    print_changed: bool,
+    time_passes: bool,
+    remarks: bool,
+    bench: bool,
+    dry_run: bool,
+) -> None:
+    """Compile MODEL (.pt2, or a graph in text form) for a machine; OUT runs by itself."""
     from optc.ir.targets.catalogue import find_target
 
     machine = find_target(target)
@@ -104,9 +139,13 @@ def _kinds(emit: str) -> tuple[str, ...]:
         if kind not in known:
             near = get_close_matches(kind, known, 2, 0.4)
             offer = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise error("E0703", f"--emit: unknown kind {kind!r}{offer}", help=f"--emit {','.join(KINDS)}")
+            raise error(
+                "E0703", f"--emit: unknown kind {kind!r}{offer}", help=f"--emit {','.join(KINDS)}"
+            )
     if not kinds or (len(kinds) > 1 and set(kinds) & set(DIALECTS)):
-        raise error("E0703", "--emit takes one MLIR dialect, or kinds of artifact", help="--emit so,a")
+        raise error(
+            "E0703", "--emit takes one MLIR dialect, or kinds of artifact", help="--emit so,a"
+        )
     return kinds
 
 
@@ -159,15 +198,19 @@ def _show_plan(
 
     facts = inspect_module(module)
     out = console()
-    out.print(f"model    {facts.name}: {len(facts.nodes)} ops, {count_text(facts.parameters)} "
-              f"parameters, {count_text(facts.macs)} multiply-adds, {bytes_text(facts.weight_bytes)}")  # fmt: skip
+    out.print(
+        f"model    {facts.name}: {len(facts.nodes)} ops, {count_text(facts.parameters)} "
+        f"parameters, {count_text(facts.macs)} multiply-adds, {bytes_text(facts.weight_bytes)}"
+    )
     for kind, ports in (("input", module.inputs), ("output", module.outputs)):
         for port in ports:
             out.print(f"{kind:8} {port.name}: {port.type}")
     out.print(f"target   {target.name}: {target.description}, {target.cores} cores")
     out.print(f"output   {output} ({', '.join(kinds)})")
     for step in passes_of(options):
-        dropped = "  dropped by --exact" if options.exact and step.effect is not Effect.EXACT else ""
+        dropped = (
+            "  dropped by --exact" if options.exact and step.effect is not Effect.EXACT else ""
+        )
         out.print(f"pass     {step} ({step.effect.value}){dropped}")
     out.print("nothing was compiled: this was a dry run")
 
@@ -203,7 +246,9 @@ def _latency(compiled: Compiled, target: Target, wanted: bool) -> Latency:
     if not wanted:
         return Latency(None, reason="not asked for, or no shared library was made")
     try:
-        with load(compiled.path, threads=target.cores, verify=False, cache=cache_folder() / "artifacts") as model:
+        with load(
+            compiled.path, threads=target.cores, verify=False, cache=cache_folder() / "artifacts"
+        ) as model:
             inputs = random_arrays(model.inputs, 0)
             first = float(model.bench(**inputs, runs=2).min()) * 1e-9
             runs = max(5, min(RUNS, int(SECONDS / max(first, 1e-9))))

@@ -26,23 +26,46 @@ Arrays = Mapping[str, NDArray[Any]]
 @click.argument("a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @click.option(
-    "--input", "-i", "source", type=click.Path(path_type=Path), metavar="FILE.npz",
+    "--input",
+    "-i",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
     help="Inputs by name; without it they are random.",
-)  # fmt: skip
-@click.option("--random", "seed", type=click.IntRange(0), default=0, metavar="SEED", help="Seed of random inputs.")
+)
 @click.option(
-    "--scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, metavar="X",
+    "--random",
+    "seed",
+    type=click.IntRange(0),
+    default=0,
+    metavar="SEED",
+    help="Seed of random inputs.",
+)
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="X",
     help="Multiply the tolerances: 1e-4 of a value's range for f32, 1e-2 for f16, 5e-2 for bf16.",
-)  # fmt: skip
+)
 @capture_options
 def diff_command(
-    a: Path, b: Path, source: Path | None, seed: int, scale: float, shape: str, unsafe_load: bool, example: Path | None
+    a: Path,
+    b: Path,
+    source: Path | None,
+    seed: int,
+    scale: float,
+    shape: str,
+    unsafe_load: bool,
+    example: Path | None,
 ) -> None:
     """Run A and B on the same inputs; where they differ, name the first node that is wrong.
 
-    A is right by definition: a model (.pt2), a graph in text form, or an artifact. B is a graph or an
-    artifact. With a model and the artifact made from it, the passes are replayed and bisected, then the
-    kernels are run a few at a time, so the answer names the pass or the kernel, and your source line.
+    A is right by definition: a model (.pt2), a graph in text form, or an artifact. B is a graph or
+    an artifact. With a model and the artifact made from it, the passes are replayed and bisected,
+    then the kernels are run a few at a time, so the answer names the pass or the kernel, and your
+    source line.
     """
     from optc.arrays import Tensor
     from optc.inputs import random_arrays
@@ -58,7 +81,9 @@ def diff_command(
         if is_artifact(b):
             _diff_artifact(right, b, inputs, scale, progress)
         else:
-            _diff_graphs(right, read_module(b, shape, unsafe_load, example), inputs, scale, progress)
+            _diff_graphs(
+                right, read_module(b, shape, unsafe_load, example), inputs, scale, progress
+            )
 
 
 def _checked(ports: Sequence[Any], arrays: Arrays) -> Arrays:
@@ -67,7 +92,9 @@ def _checked(ports: Sequence[Any], arrays: Arrays) -> Arrays:
     return dict(zip((port.name for port in ports), bind(ports, (), arrays), strict=True))
 
 
-def _diff_graphs(right: Module, other: Module, inputs: Arrays, scale: float, progress: Progress) -> None:
+def _diff_graphs(
+    right: Module, other: Module, inputs: Arrays, scale: float, progress: Progress
+) -> None:
     from optc.backends.reference.trace import trace
     from optc.diff import compare_outputs, locate
 
@@ -81,7 +108,9 @@ def _diff_graphs(right: Module, other: Module, inputs: Arrays, scale: float, pro
     raise _blame("E0720", "", gaps, locate(right, other, inputs, scale=scale))
 
 
-def _diff_artifact(right: Module, path: Path, inputs: Arrays, scale: float, progress: Progress) -> None:
+def _diff_artifact(
+    right: Module, path: Path, inputs: Arrays, scale: float, progress: Progress
+) -> None:
     from optc.backends.reference.trace import trace
     from optc.bundle import open_bundle
     from optc.diff import compare_outputs, first_bad, locate
@@ -107,15 +136,19 @@ def _diff_artifact(right: Module, path: Path, inputs: Arrays, scale: float, prog
         culprit = locate(before.module, after.module, inputs, scale=scale)
         raise _blame("E0721", f" after pass {after.name}", gaps, culprit)
     culprit = bad_kernel(
-        history[-1].module, target, inputs, scale=scale, cache=cache_folder(),
+        history[-1].module,
+        target,
+        inputs,
+        scale=scale,
+        cache=cache_folder(),
         progress=lambda done, total: progress("kernels", done, total),
-    )  # fmt: skip
+    )
     if culprit is not None:
         raise _blame("E0722", " in its kernel", gaps, culprit)
     raise error(
         "E0723",
-        "every pass and every kernel is right by itself, the artifact is not: its memory plan, its weights "
-        "or its driver is wrong, or it was not made from this model",
+        "every pass and every kernel is right by itself, the artifact is not: its memory plan, its "
+        "weights or its driver is wrong, or it was not made from this model",
         help="compile the model again and compare once more",
     )
 
@@ -127,10 +160,16 @@ def _diff_artifacts(a: Path, b: Path, source: Path | None, seed: int, scale: flo
     from optc.runtime import load
 
     if not is_artifact(b):
-        raise error("E0703", f"{a} is an artifact, so {b} must be one", help="optc diff model.pt2 out/")
+        raise error(
+            "E0703", f"{a} is an artifact, so {b} must be one", help="optc diff model.pt2 out/"
+        )
     cache = cache_folder() / "artifacts"
     with load(a, cache=cache) as first, load(b, cache=cache) as second:
-        inputs = _checked(first.inputs, read_arrays(source)) if source else random_arrays(first.inputs, seed)
+        inputs = (
+            _checked(first.inputs, read_arrays(source))
+            if source
+            else random_arrays(first.inputs, seed)
+        )
         wanted, found = call(first, inputs), call(second, inputs)
         gaps = [
             measure(port.name, wanted[port.name], found[port.name], DType(port.dtype), scale)
@@ -152,12 +191,17 @@ def _same_ports(right: Module, other: Module) -> None:
     for kind in ("inputs", "outputs"):
         mine, theirs = getattr(right, kind), getattr(other, kind)
         if mine != theirs:
-            texts = [", ".join(f"{p.name}: {p.type}" for p in ports) or "none" for ports in (mine, theirs)]
+            texts = [
+                ", ".join(f"{p.name}: {p.type}" for p in ports) or "none"
+                for ports in (mine, theirs)
+            ]
             raise error("E0724", f"the {kind} differ: {texts[0]} and {texts[1]}")
 
 
 def _show(gaps: Sequence[Gap]) -> None:
-    table = plain_table("output", "max error of range", "tolerance", "", numbers=("max error of range", "tolerance"))
+    table = plain_table(
+        "output", "max error of range", "tolerance", "", numbers=("max error of range", "tolerance")
+    )
     for gap in gaps:
         verdict = "agrees" if gap.ok else "differs"
         table.add_row(gap.name, f"{gap.error:.2e}", f"{gap.tolerance:.0e}", verdict)
@@ -166,7 +210,11 @@ def _show(gaps: Sequence[Gap]) -> None:
 
 def _blame(code: str, where: str, gaps: Sequence[Gap], culprit: Culprit | None) -> OptcError:
     if culprit is None:
-        return error(code, f"{_worst(gaps)}{where}; no single node could be found", help=f"optc explain {code}")
+        return error(
+            code,
+            f"{_worst(gaps)}{where}; no single node could be found",
+            help=f"optc explain {code}",
+        )
     node = culprit.node
     name = node.outputs[0].hint
     message = (
@@ -174,9 +222,17 @@ def _blame(code: str, where: str, gaps: Sequence[Gap], culprit: Culprit | None) 
         f"off by {culprit.gap.error:.2e} of its range, {culprit.gap.tolerance:.0e} is allowed"
     )
     if culprit.suspects:
-        message += f"; {len(culprit.suspects)} nodes before it have no counterpart and may share the blame"
+        message += (
+            f"; {len(culprit.suspects)} nodes before it have no counterpart and may share the blame"
+        )
     return OptcError(
-        Diagnostic(code, message, loc=node.loc or NOWHERE, excerpt=culprit.excerpt, help=f"optc explain {code}")
+        Diagnostic(
+            code,
+            message,
+            loc=node.loc or NOWHERE,
+            excerpt=culprit.excerpt,
+            help=f"optc explain {code}",
+        )
     )
 
 

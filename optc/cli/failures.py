@@ -1,4 +1,4 @@
-"""From exceptions to exit codes: one coded diagnostic on stderr, no traceback, nothing half-written.
+"""From exceptions to exit codes: one coded diagnostic on stderr and no traceback.
 
 0 done · 1 the user's error · 70 our bug, with a file that reproduces it · 130 Ctrl-C · 143 SIGTERM.
 """
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -24,10 +25,8 @@ COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.REMARK: "c
 
 def run_command(command: click.Command, arguments: list[str]) -> int:
     """Run a click command to its exit code; every failure ends in one diagnostic on stderr."""
-    try:
+    with suppress(ValueError):  # not the main thread: the program around us owns the signals
         signal.signal(signal.SIGTERM, _terminate)
-    except ValueError:  # not the main thread: the program around us owns the signals
-        pass
     try:
         result = command.main(args=arguments, prog_name="optc", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -36,20 +35,28 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("\ninterrupted; nothing was left half-written", err=True)
         return INTERRUPTED
-    except click.UsageError as problem:
-        show(_usage(problem))
-    except click.ClickException as problem:
-        show(Diagnostic("E0703", problem.format_message(), help="optc --help"))
-    except OptcError as problem:
-        for diagnostic in problem.diagnostics:
-            show(diagnostic)
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except MemoryError:
-        show(Diagnostic("E0705", "there is not enough memory", help="optc explain E0705"))
-    except Exception as problem:  # noqa: BLE001  whatever it is, the user gets a sentence and a file
-        return _bug(problem, arguments)
-    return USER_ERROR
+        return USER_ERROR
+    except Exception as problem:
+        findings = _findings(problem)
+        for finding in findings:
+            show(finding)
+        return USER_ERROR if findings else _bug(problem, arguments)
+
+
+def _findings(problem: Exception) -> tuple[Diagnostic, ...]:
+    """What the user did, or met; nothing when it is our bug."""
+    match problem:
+        case OptcError():
+            return problem.diagnostics
+        case click.UsageError():
+            return (_usage(problem),)
+        case click.ClickException():
+            return (Diagnostic("E0703", problem.format_message(), help="optc --help"),)
+        case MemoryError():
+            return (Diagnostic("E0705", "there is not enough memory", help="optc explain E0705"),)
+    return ()
 
 
 def show(diagnostic: Diagnostic) -> None:
@@ -102,18 +109,18 @@ def _reproducer(problem: Exception, arguments: list[str]) -> Path:
 
 
 def _beside_output(arguments: list[str], suffix: str) -> Path:
-    """`out-bug.optc` beside `out/`; in this folder when the command has no -o or it is not writable."""
+    """`out-bug.optc` beside `out/`; here when the command has no -o, or there is not writable."""
     output = next(
-        (
-            value
-            for option, value in pairwise(arguments)
-            if option in ("-o", "--output")
-        ),
+        (value for option, value in pairwise(arguments) if option in ("-o", "--output")),
         "optc",
     )
     path = Path(output)
     beside = path.with_name(f"{path.name.split('.')[0]}-bug.{suffix}")
-    return beside if beside.parent.is_dir() and os.access(beside.parent, os.W_OK) else Path(beside.name)
+    return (
+        beside
+        if beside.parent.is_dir() and os.access(beside.parent, os.W_OK)
+        else Path(beside.name)
+    )
 
 
 def _first_line(problem: Exception) -> str:

@@ -15,15 +15,22 @@ from optc.ir.output import replace_file
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a `.npz` file by name; raises E0112 for a missing file and E0710 for another kind."""
+    """The arrays of a `.npz` file by name; raises E0112 (no such file), E0710 (another kind)."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
+                raise TypeError("it holds one array without a name")
             return {name: archive[name] for name in archive.files}
     except OSError as problem:
         raise error("E0112", f"cannot read {path}: {problem.strerror or problem}") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as problem:
+    except (
+        TypeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+    ) as problem:
         raise error(
             "E0710",
             f"{path} is not a .npz file of plain arrays: {str(problem).splitlines()[0]}",

@@ -24,16 +24,24 @@ ROWS = 30  # of the node table, unless --all
 @click.command("inspect")
 @click.argument("path", metavar="MODEL|GRAPH|OUT", type=click.Path(path_type=Path))
 @capture_options
-@click.option("--memory", is_flag=True, help="What lies in memory: weights, activations, states, the largest.")
+@click.option(
+    "--memory", is_flag=True, help="What lies in memory: weights, activations, states, the largest."
+)
 @click.option("--all", "everything", is_flag=True, help=f"Every node, not the costliest {ROWS}.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
 def inspect_command(
-    path: Path, shape: str, unsafe_load: bool, example: Path | None, memory: bool, everything: bool, as_json: bool
+    path: Path,
+    shape: str,
+    unsafe_load: bool,
+    example: Path | None,
+    memory: bool,
+    everything: bool,
+    as_json: bool,
 ) -> None:
     """Show ops, parameters, multiply-adds, bytes, and the least time of every node on this machine.
 
-    Takes a model (.pt2), a graph in text form, or an artifact (a folder or a .optc file). Nodes that
-    come from a line of your source show it.
+    Takes a model (.pt2), a graph in text form, or an artifact (a folder or a .optc file). Nodes
+    that come from a line of your source show it.
     """
     if is_artifact(path):
         _inspect_artifact(path, memory, everything, as_json)
@@ -59,7 +67,16 @@ def _plain(facts: ModuleFacts) -> dict[str, object]:
         kind: [{"name": p.name, "type": str(p.type)} for p in getattr(facts, kind)]
         for kind in ("inputs", "outputs", "states")
     }
-    totals = ("parameters", "weight_bytes", "peak_bytes", "peak_node", "macs", "flops", "bytes", "seconds")
+    totals = (
+        "parameters",
+        "weight_bytes",
+        "peak_bytes",
+        "peak_node",
+        "macs",
+        "flops",
+        "bytes",
+        "seconds",
+    )
     return {
         "name": facts.name,
         **ports,
@@ -75,7 +92,9 @@ def _show_facts(facts: ModuleFacts) -> None:
     for kind in ("inputs", "outputs", "states"):
         for port in getattr(facts, kind):
             out.print(f"  {kind[:-1]:7} {port.name}: {port.type}")
-    table = plain_table("ops", "parameters", "weights", "multiply-adds", "operations", "moved", "least time")
+    table = plain_table(
+        "ops", "parameters", "weights", "multiply-adds", "operations", "moved", "least time"
+    )
     table.add_row(
         str(len(facts.nodes)),
         count_text(facts.parameters),
@@ -92,7 +111,9 @@ def _show_facts(facts: ModuleFacts) -> None:
 def _show_memory(facts: ModuleFacts) -> None:
     table = plain_table("memory", "bytes", "", numbers=("bytes",))
     table.add_row("weights", bytes_text(facts.weight_bytes), "read only, mapped from the file")
-    table.add_row("activations", bytes_text(facts.peak_bytes), f"the most at once, at {facts.peak_node}")
+    table.add_row(
+        "activations", bytes_text(facts.peak_bytes), f"the most at once, at {facts.peak_node}"
+    )
     state = sum(port.type.nbytes for port in facts.states)
     table.add_row("states", bytes_text(state), "kept from call to call")
     console().print(table)
@@ -117,7 +138,9 @@ def _show_nodes(facts: ModuleFacts, everything: bool) -> None:
         )
     console().print(table)
     if len(chosen) < len(facts.nodes):
-        console().print(f"the {len(chosen)} costliest of {len(facts.nodes)} nodes; --all shows the rest")
+        console().print(
+            f"the {len(chosen)} costliest of {len(facts.nodes)} nodes; --all shows the rest"
+        )
 
 
 def _inspect_artifact(path: Path, memory: bool, everything: bool, as_json: bool) -> None:
@@ -141,7 +164,9 @@ def _inspect_artifact(path: Path, memory: bool, everything: bool, as_json: bool)
     calls = [call for segment in manifest["segments"] for call in segment["calls"]]
     out.print(_calls(calls, everything))
     if not everything and len(calls) > ROWS:
-        out.print(f"the {ROWS} with the most operations of {len(calls)} kernel calls; --all shows the rest")
+        out.print(
+            f"the {ROWS} of {len(calls)} kernel calls with the most operations; --all shows all"
+        )
 
 
 def _files(files: Mapping[str, Any]) -> Table:
@@ -158,8 +183,14 @@ def _files(files: Mapping[str, Any]) -> Table:
 
 def _artifact_memory(manifest: Mapping[str, Any]) -> Table:
     table = plain_table("memory", "bytes", "", numbers=("bytes",))
-    table.add_row("weights", bytes_text(manifest["weights_bytes"]), "read only, mapped from weights.bin")
-    table.add_row("arena", bytes_text(manifest["arena_bytes"]), "activations and workspaces, one block for each instance")
+    table.add_row(
+        "weights", bytes_text(manifest["weights_bytes"]), "read only, mapped from weights.bin"
+    )
+    table.add_row(
+        "arena",
+        bytes_text(manifest["arena_bytes"]),
+        "activations and workspaces, one block for each instance",
+    )
     table.add_row("states", bytes_text(manifest["state_bytes"]), "kept from call to call")
     table.add_row("peak", bytes_text(manifest["peak_bytes"]), "all of it, inputs and outputs apart")
     return table
@@ -168,9 +199,13 @@ def _artifact_memory(manifest: Mapping[str, Any]) -> Table:
 def _calls(calls: Sequence[Mapping[str, Any]], everything: bool) -> Table:
     numbers = ("operations", "bytes", "flop/byte")
     table = plain_table("kernel call", *numbers, numbers=numbers)
-    ranked = sorted(range(len(calls)), key=lambda index: (-calls[index]["flops"], -calls[index]["bytes"]))
+    ranked = sorted(
+        range(len(calls)), key=lambda index: (-calls[index]["flops"], -calls[index]["bytes"])
+    )
     for index in range(len(calls)) if everything else sorted(ranked[:ROWS]):
         row = calls[index]
         intensity = row["flops"] / row["bytes"] if row["bytes"] else 0.0
-        table.add_row(row["label"], count_text(row["flops"]), bytes_text(row["bytes"]), f"{intensity:.1f}")
+        table.add_row(
+            row["label"], count_text(row["flops"]), bytes_text(row["bytes"]), f"{intensity:.1f}"
+        )
     return table

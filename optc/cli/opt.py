@@ -17,17 +17,31 @@ from optc.ir.diagnostics import OptcError
 @pipeline_option()
 @target_option()
 @click.option(
-    "--output", "-o", "output", type=click.Path(path_type=Path), metavar="FILE.optc",
+    "--output",
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.optc",
     help="Write the graph there, its weights beside it; without it the text goes to stdout.",
-)  # fmt: skip
-@click.option("--print-changed", is_flag=True, help="Show the diff of every pass that changed something.")
+)
+@click.option(
+    "--print-changed", is_flag=True, help="Show the diff of every pass that changed something."
+)
 @click.option("--time-passes", is_flag=True, help="Show how long every pass took.")
 @click.option("--exact", is_flag=True, help="Skip every pass that may change a bit of the result.")
-@click.option("--remarks/--no-remarks", default=True, help="Show why rewrites were not done, on stderr.")
+@click.option(
+    "--remarks/--no-remarks", default=True, help="Show why rewrites were not done, on stderr."
+)
 def opt_command(
-    graph: Path, pipeline: str, target: str, output: Path | None, print_changed: bool, time_passes: bool,
-    exact: bool, remarks: bool,
-) -> None:  # fmt: skip
+    graph: Path,
+    pipeline: str,
+    target: str,
+    output: Path | None,
+    print_changed: bool,
+    time_passes: bool,
+    exact: bool,
+    remarks: bool,
+) -> None:
     """Run passes on GRAPH, a module or a graph in text form (- for stdin), verifying after each.
 
     `optc passes` lists the passes.

@@ -18,43 +18,58 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 def target_option(default: str | None = "host") -> Decorator:
     """`--target`."""
     return click.option(
-        "--target", "-t", default=default, show_default=True, metavar="NAME",
-        help="The machine to compile for; `optc targets` lists them, `NAME:cores=N` sets its cores.",
-    )  # fmt: skip
+        "--target",
+        "-t",
+        default=default,
+        show_default=True,
+        metavar="NAME",
+        help="The machine to compile for, see `optc targets`; `NAME:cores=N` sets its cores.",
+    )
 
 
 def pipeline_option() -> Decorator:
     """`-p`."""
     return click.option(
-        "--pipeline", "-p", default="", metavar="PASSES",
-        help="Passes to run, such as 'fold-batch-norm,prune-channels{ratio=0.3}'; `optc passes` lists them.",
-    )  # fmt: skip
+        "--pipeline",
+        "-p",
+        default="",
+        metavar="PASSES",
+        help="Passes to run, such as 'fold-batch-norm,fuse{max_nodes=8}'; see `optc passes`.",
+    )
 
 
 def threads_option() -> Decorator:
     """`--threads` of commands that run an artifact."""
     return click.option(
-        "--threads", type=click.IntRange(0), default=0, metavar="N",
+        "--threads",
+        type=click.IntRange(0),
+        default=0,
+        metavar="N",
         help="Threads to run with; 0 takes one for each physical core.",
-    )  # fmt: skip
+    )
 
 
 def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--shape`, `--unsafe-load` and `--example`: how a model becomes a module."""
     for decorate in (
         click.option(
-            "--example", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE.npz",
-            help="Example inputs, in the order of the model's arguments; needed with --unsafe-load.",
+            "--example",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="FILE.npz",
+            help="Example inputs in the order of the model's arguments; needed with --unsafe-load.",
         ),
         click.option(
-            "--unsafe-load", is_flag=True,
-            help="Take a pickled module. Unpickling runs whatever code the file holds: only for files you trust.",
+            "--unsafe-load",
+            is_flag=True,
+            help="Take a pickled module. Unpickling runs code in the file: only if you trust it.",
         ),
         click.option(
-            "--shape", default="", metavar="NAME=N,...",
+            "--shape",
+            default="",
+            metavar="NAME=N,...",
             help="Fix the dynamic dims of the model, such as batch=1,seq=128.",
         ),
-    ):  # fmt: skip
+    ):
         command = decorate(command)
     return command
 
@@ -66,7 +81,9 @@ def parse_shapes(text: str) -> dict[str, int]:
         name, _, number = piece.partition("=")
         if not name.strip() or not number.strip().isdigit() or int(number) == 0:
             raise error(
-                "E0703", f"--shape: {piece!r} is not a dim and a size", help="--shape batch=1,seq=128"
+                "E0703",
+                f"--shape: {piece!r} is not a dim and a size",
+                help="--shape batch=1,seq=128",
             )
         shapes[name.strip()] = int(number)
     return shapes
@@ -80,7 +97,7 @@ def cache_folder() -> Path:
 def read_module(
     path: Path, shape: str = "", unsafe_load: bool = False, example: Path | None = None
 ) -> Module:
-    """The module in a `.optc` text, or captured from a `.pt2`; raises what reading or capture raise."""
+    """The module in a `.optc` text, or captured from a `.pt2`; raises what those raise."""
     from optc.ir.store import load
 
     if not path.exists():
@@ -114,7 +131,11 @@ def is_graph(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         head = file.read(4096)
-    lines = [line.strip() for line in head.split(b"\n") if line.strip() and not line.lstrip().startswith(b"//")]
+    lines = [
+        line.strip()
+        for line in head.split(b"\n")
+        if line.strip() and not line.lstrip().startswith(b"//")
+    ]
     return bool(lines) and lines[0].startswith((b"module @", b"graph @"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.live import Live
 from rich.text import Text
@@ -23,15 +24,20 @@ class Progress:
         self.begin = self.stage_begin = self.spoken = time.perf_counter()
         self.stage, self.done, self.total = "", 0, 0
         self.finished: list[str] = []
-        self.live = Live(get_renderable=self._lines, console=self.console, transient=True, refresh_per_second=4)
+        self.live = Live(
+            get_renderable=self._lines, console=self.console, transient=True, refresh_per_second=4
+        )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self.live.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.live.stop()
 
@@ -62,6 +68,11 @@ class Progress:
     def _lines(self) -> Text:
         now = time.perf_counter()
         filled = BAR * self.done // self.total if self.total else 0
-        bar = f" {'━' * filled}{'╌' * (BAR - filled)} {self.done}/{self.total}" if self.total else ""
+        bar = (
+            f" {'━' * filled}{'╌' * (BAR - filled)} {self.done}/{self.total}" if self.total else ""
+        )
         done = " · ".join(self.finished)
-        return Text(f"{self.stage}{bar}\n{self._times(now)}{f' · {done}' if done else ''}", overflow="ellipsis")
+        return Text(
+            f"{self.stage}{bar}\n{self._times(now)}{f' · {done}' if done else ''}",
+            overflow="ellipsis",
+        )

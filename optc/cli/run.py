@@ -23,25 +23,37 @@ from optc.runtime import load
 @click.command("run")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option(
-    "--input", "-i", "source", type=click.Path(path_type=Path), metavar="FILE.npz",
+    "--input",
+    "-i",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
     help="Inputs by name; `optc inspect OUT` shows the names, shapes and dtypes.",
-)  # fmt: skip
+)
 @click.option(
-    "--output", "-o", "output", type=click.Path(path_type=Path), metavar="FILE.npz",
+    "--output",
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
     help="Where the outputs go, by name; without it their range is shown.",
-)  # fmt: skip
-@click.option("--random", "seed", type=click.IntRange(0), metavar="SEED", help="Random inputs instead.")
+)
+@click.option(
+    "--random", "seed", type=click.IntRange(0), metavar="SEED", help="Random inputs instead."
+)
 @threads_option()
 def run_command(
     artifact: Path, source: Path | None, output: Path | None, seed: int | None, threads: int
 ) -> None:
-    """Run ARTIFACT, a folder or a .optc file, once on the inputs in a .npz file, or on random ones."""
+    """Run ARTIFACT, a folder or a .optc file, once on the inputs of a .npz file, or random ones."""
     if (source is None) == (seed is None):
         raise error("E0703", "give the inputs, once", help=f"optc run {artifact} --input x.npz")
     if output is not None:
         check_writable(output)
     with load(artifact, threads=threads, cache=cache_folder() / "artifacts") as model:
-        inputs = read_arrays(source) if source is not None else random_arrays(model.inputs, seed or 0)
+        inputs = (
+            read_arrays(source) if source is not None else random_arrays(model.inputs, seed or 0)
+        )
         results = call(model, inputs)
     if output is not None:
         write_arrays(output, results)

@@ -1,4 +1,4 @@
-"""The terminal as the commands see it: one console, tables without boxes, columns that never wrap to rags."""
+"""The terminal as the commands see it: one console, tables with a rule under their head."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 def plain_table(*columns: str, numbers: tuple[str, ...] = (), title: str = "") -> Table:
     """A table with a ruled head; the columns named in `numbers` are set to the right."""
-    table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, show_edge=False)
+    table = Table(
+        box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, show_edge=False
+    )
     for column in columns:
         right = column in numbers
         table.add_column(column, justify="right" if right else "left", no_wrap=right)

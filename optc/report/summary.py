@@ -56,7 +56,9 @@ def closing_rows(
     """The whole table: sizes, then what was measured in this run."""
     keys = ("arena_bytes", "weights_bytes", "state_bytes")
     yield from size_rows(before, after, {key: int(manifest[key]) for key in keys})
-    yield Row("size on disk", "", bytes_text(sum(entry["bytes"] for entry in manifest["files"].values())))
+    yield Row(
+        "size on disk", "", bytes_text(sum(entry["bytes"] for entry in manifest["files"].values()))
+    )
     stages = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
     yield Row("compile time", "", f"{seconds_text(sum(seconds.values()))} ({stages})")
     yield Row("latency", "", _latency(latency))
