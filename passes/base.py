@@ -102,7 +102,7 @@ def run_passes(
     """Run passes in order, verifying after each; raises PassFailure for our own mistakes."""
     ctx = replace(ctx, observers=(*ctx.observers, *observers)) if observers else ctx
     for step in passes:
-        if ctx.exact and step.effect is not Effect.EXACT:
+        if ctx.exact and step.effect is not Effect.EXACT and not step.composite:
             continue
         watchers = () if step.composite else ctx.observers
         for observer in watchers:

@@ -13,6 +13,28 @@ from optc.passes.base import Pass
 
 BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
+        "canonicalize": "optc.passes.canonicalize.canonicalize:Canonicalize",
+        "remove-dead": "optc.passes.canonicalize.remove_dead:RemoveDead",
+        "fold-constants": "optc.passes.canonicalize.fold_constants:FoldConstants",
+        "merge-equal": "optc.passes.canonicalize.merge_equal:MergeEqual",
+        "simplify-movement": "optc.passes.canonicalize.simplify_movement:SimplifyMovement",
+        "simplify-unary": "optc.passes.canonicalize.simplify_unary:SimplifyUnary",
+        "simplify-arithmetic": "optc.passes.canonicalize.simplify_arithmetic:SimplifyArithmetic",
+        "simplify-rounding": "optc.passes.canonicalize.simplify_rounding:SimplifyRounding",
+        "eliminate-transposes": "optc.passes.canonicalize.eliminate_transposes:EliminateTransposes",
+        "simplify-matmul": "optc.passes.canonicalize.simplify_matmul:SimplifyMatMul",
+        "matmul-to-linear": "optc.passes.canonicalize.matmul_to_linear:MatMulToLinear",
+        "fold-pad": "optc.passes.canonicalize.fold_pad:FoldPad",
+        "fold-batch-norm": "optc.passes.canonicalize.fold_batch_norm:FoldBatchNorm",
+        "fold-scale": "optc.passes.canonicalize.fold_scale:FoldScale",
+        "merge-linears": "optc.passes.canonicalize.merge_linears:MergeLinears",
+        "raise-softmax": "optc.passes.raising.raise_softmax:RaiseSoftmax",
+        "raise-layer-norm": "optc.passes.raising.raise_layer_norm:RaiseLayerNorm",
+        "raise-rms-norm": "optc.passes.raising.raise_rms_norm:RaiseRmsNorm",
+        "raise-gelu": "optc.passes.raising.raise_gelu:RaiseGelu",
+        "raise-silu": "optc.passes.raising.raise_silu:RaiseSilu",
+        "raise-hard-swish": "optc.passes.raising.raise_hard_swish:RaiseHardSwish",
+        "raise-attention": "optc.passes.raising.raise_attention:RaiseAttention",
         "fuse": "optc.passes.fusion.fuse:Fuse",
     }
 )  # fmt: skip

@@ -24,7 +24,7 @@ class Pipeline(Pass):
     """Passes in order."""
 
     name = "pipeline"
-    effect = Effect.EXACT  # its passes carry their own effects, and are dropped by them
+    effect = Effect.EXACT  # of no passes; those it has carry their own, and are dropped by them
     composite = True
     passes: tuple[Pass, ...] = ()
 

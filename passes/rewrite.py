@@ -43,6 +43,7 @@ class Site:
         for value in graph.outputs:
             self.uses_of[value] = self.uses_of.get(value, 0) + 1
         self.hint = ""
+        self.offered: Node | None = None
 
     def emit(self, op: Op, *inputs: Value, hint: str = "") -> Value:
         """Add a node with one output; it is named after the value that is being replaced."""
@@ -57,7 +58,9 @@ class Site:
         return self.builder.constant(item, hint)
 
     def producer(self, value: Value) -> Node | None:
-        """The node that computes `value` in the new graph; None for inputs and constants."""
+        """The node that computes `value`, the offered one included; None for inputs, constants."""
+        if self.offered is not None and value in self.offered.outputs:
+            return self.offered
         return self.builder.producer(value)
 
     def constant_of(self, value: Value) -> Constant | None:
@@ -123,6 +126,7 @@ def _walk(graph: Graph, rules: Rules, ctx: PassContext, code: str) -> Graph:
 def _offer(node: Node, site: Site, rules: Sequence[Rule], code: str) -> tuple[Value, ...] | None:
     site.builder.loc = node.loc
     site.hint = node.outputs[0].hint if node.outputs else ""
+    site.offered = node
     for rule in rules:
         mark = len(site.builder.nodes)
         answer = rule(node, site)

@@ -45,7 +45,7 @@ class Canonicalize(Pass):
     """
 
     name = "canonicalize"
-    effect = Effect.EXACT  # its passes carry their own effects, and are dropped by them
+    effect = Effect.ROUNDING  # its passes carry their own effects, and are dropped by them
     composite = True
     rounds: int = 10
 

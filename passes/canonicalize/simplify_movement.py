@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,9 +10,10 @@ from optc.ir.constant import splat, to_floats
 from optc.ir.graph import Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import (
-    ArgMax, ArgMin, Concat, Expand, Flip, Pad, PadMode, ReduceAll, ReduceAny, ReduceMax, ReduceMin,
-    ReduceProd, Reshape, Slice, Take,
+    UNARY, ArgMax, ArgMin, Concat, Expand, Flip, Pad, PadMode, ReduceAll, ReduceAny, ReduceMax,
+    ReduceMin, ReduceProd, Reshape, Slice, Softmax, Take,
 )  # fmt: skip
+from optc.ir.ops.reduction import Reduce
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.matching import made_by, reshaped
 from optc.passes.rewrite import Answer, Rules, Site, rewrite
@@ -37,6 +38,32 @@ class SimplifyMovement(Pass):
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The module with fewer movements."""
         return rewrite(module, _RULES, ctx, code="N0302")
+
+
+def _keep_axes(node: Node, site: Site) -> Answer:
+    """A reshape that only restores, or only drops, the axes that a reduction left with extent 1."""
+    inner = made_by(site, node.inputs[0], Reduce)
+    if inner is None or not isinstance(inner.op, Reduce) or site.uses(inner.output) > 1:
+        return None
+    other = replace(inner.op, keepdims=not inner.op.keepdims)
+    (type,) = other.infer(inner.inputs[0].type)
+    return site.emit(other, inner.inputs[0]) if type == node.output.type else None
+
+
+def _around(node: Node, site: Site) -> Answer:
+    """reshape(f(reshape(x))) back to the shape of x, where f does not look at the axes reshaped."""
+    middle = made_by(site, node.inputs[0], *UNARY, Softmax)
+    inner = None if middle is None else made_by(site, middle.inputs[0], Reshape)
+    if middle is None or inner is None or site.uses(middle.output) > 1:
+        return None
+    x = inner.inputs[0]
+    if x.shape != node.output.shape:
+        return None
+    if not isinstance(middle.op, Softmax):
+        return site.emit(middle.op, x)
+    last = middle.op.axis == middle.output.type.rank - 1
+    same = last and x.type.rank and x.shape[-1] == middle.output.shape[-1]
+    return site.emit(type(middle.op)(x.type.rank - 1), x) if same else None
 
 
 def _same_type(node: Node, site: Site) -> Answer:
@@ -192,7 +219,7 @@ def _place_of_one(node: Node, site: Site) -> Answer:
 
 
 _RULES: Rules = {
-    Reshape: (_same_type, _chain),
+    Reshape: (_same_type, _chain, _keep_axes, _around),
     Expand: (_same_type, _chain, _expand_as_reshape),
     Slice: (_same_type, _slice_of_slice, _slice_of_concat),
     Concat: (_concat,),

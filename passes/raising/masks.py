@@ -1,0 +1,61 @@
+"""What the constant masks of attention hide."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optc.ir.constant import Absent, to_floats
+from optc.ir.dtype import DType
+from optc.ir.graph import Graph, Node, Value
+from optc.passes.rewrite import Site
+
+_HIDDEN = -1e4  # added to a score, this leaves nothing of it after the softmax in f32
+_LARGEST = 1 << 26  # elements of a mask that is evaluated to be looked at
+_NODES = 64
+
+
+def lowest(dtype: DType) -> float:
+    """Numbers up to this one stand for minus infinity when a model fills them in."""
+    return -6e4 if dtype is DType.F16 else -1e9
+
+
+def is_causal(site: Site, mask: Value, rows: int, columns: int) -> bool:
+    """Whether a mask that depends on constants alone hides exactly the places t > s."""
+    if mask.type.rank < 2 or mask.shape[-2:] != (rows, columns) or mask.type.elements > _LARGEST:
+        return False
+    array = _evaluated(site, mask)
+    if array is None:
+        return False
+    visible = np.tri(rows, columns, dtype=bool)
+    if mask.type.dtype is DType.BOOL:
+        return bool(np.all(array == visible))
+    return bool(np.all(np.where(visible, array == 0, array <= _HIDDEN)))
+
+
+def _evaluated(site: Site, value: Value) -> np.ndarray | None:
+    """The content of a value that depends on constants alone, without storing it in the model."""
+    nodes: dict[Node, None] = {}
+    if not _collect(site, value, nodes):
+        return None
+    if not nodes:
+        item = site.constant_of(value)
+        return None if item is None else to_floats(item)
+    if site.ctx.evaluate is None:
+        return None
+    read = {operand for node in nodes for operand in node.inputs}
+    constants = {v: item for v, item in site.builder.constants.items() if v in read}
+    (item,) = site.ctx.evaluate(Graph("mask", (), tuple(nodes), (value,), constants), ())
+    return to_floats(item)
+
+
+def _collect(site: Site, value: Value, nodes: dict[Node, None]) -> bool:
+    """Gather the nodes behind `value` in order; False when one of them reads an input."""
+    item, node = site.constant_of(value), site.producer(value)
+    if node in nodes:
+        return True
+    if node is None or len(nodes) > _NODES:
+        return item is not None and not isinstance(item.source, Absent)
+    if not all(_collect(site, operand, nodes) for operand in node.inputs):
+        return False
+    nodes[node] = None
+    return True
