@@ -17,7 +17,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# setuptools warns that folders here bear the names of packages: that is meant, and guarded.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # Two workers on two cores; a file stays in one worker, because its tests share compiled models.
 WORKERS ?= 2
@@ -88,6 +89,15 @@ format: $(VENV)/installed
 .PHONY: update
 update: $(VENV)/installed
 	$(ONE_THREAD) $(PYTEST) -q tests/golden --update
+
+# After a change of dependencies: `make clean; : > constraints.txt; make pins`.
+.PHONY: pins
+pins: $(VENV)/bench
+	{ echo "# Every version of a working environment; written by make pins."; \
+	  $(BIN)/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' | grep -v ' @ ' \
+	  | grep -viFf <(grep -o '^[A-Za-z][^ ]*' models.txt); } > pins.new
+	mv pins.new constraints.txt
+	touch $(VENV)/installed $(VENV)/models $(VENV)/bench
 
 .PHONY: sizes
 sizes: $(VENV)/installed
