@@ -7,10 +7,11 @@ they become sources, read through a function the template gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tvm_ffi
 from tvm import te, tirx
+from tvm.te.tensor import Operation
 from tvm.ir import Call, Expr, Var
 from tvm.tirx import Buffer
 
@@ -21,6 +22,13 @@ from optc.ir.graph import Graph, Value
 from optc.ir.types import TensorType
 
 Read = Callable[[Sequence[Expr]], Expr]
+# TE refuses to compare rank-0 tensors, so tensors are never keys themselves.
+Key = tuple[Operation, int]
+
+
+def key_of(tensor: te.Tensor) -> Key:
+    """What a tensor is known by in tables."""
+    return tensor.op, tensor.value_index
 
 
 class NotElementwise(Exception):
@@ -63,28 +71,29 @@ class Elements:
     a value used many times is computed once.
     """
 
-    def __init__(self, sources: dict[te.Tensor, Read], code: Code | None = None) -> None:
+    def __init__(self, sources: Mapping[Key, Read], code: Code | None = None) -> None:
         self._sources = sources
         self._code = code
-        self._bound: list[tuple[te.Tensor, list[Expr], Expr]] = []
+        self._bound: dict[Key, list[tuple[list[Expr], Expr]]] = {}
 
     def at(self, tensor: te.Tensor, index: Index) -> Expr:
         """The element at `index`; raises NotElementwise when it takes a loop to compute."""
         where = [as_index(i) for i in index]
-        if tensor in self._sources:
-            return self._sources[tensor](where)
-        known = self._recall(tensor, where)
+        key = key_of(tensor)
+        if key in self._sources:
+            return self._sources[key](where)
+        known = self._recall(key, where)
         if known is not None:
             return known
         result = self._inline(tensor, where)
         if self._code is not None:
             result = self._code.bind(result, tensor.op.name)
-            self._bound.append((tensor, where, result))
+            self._bound.setdefault(key, []).append((where, result))
         return result
 
-    def _recall(self, tensor: te.Tensor, where: list[Expr]) -> Expr | None:
-        for other, index, result in self._bound:
-            if other == tensor and all(map(tvm_ffi.structural_equal, index, where)):
+    def _recall(self, key: Key, where: list[Expr]) -> Expr | None:
+        for index, result in self._bound.get(key, ()):
+            if all(map(tvm_ffi.structural_equal, index, where)):
                 return result
         return None
 
@@ -93,7 +102,11 @@ class Elements:
         if not isinstance(op, te.ComputeOp) or op.reduce_axis:
             raise NotElementwise(op.name)
         places = {axis.var: i for axis, i in zip(op.axis, where, strict=True)}
-        body = op.body[tensor.value_index]
+        return self.expression(op.body[tensor.value_index], places)
+
+    def expression(self, body: Expr, places: Mapping[Var, Expr]) -> Expr:
+        """A TE expression with its loads inlined and its variables replaced."""
+        places = dict(places)
         # Behind a condition nothing may be computed early: it could read out of bounds.
         inner = Elements(self._sources) if _has_condition(body) else self
 
@@ -106,7 +119,16 @@ class Elements:
             source, *index = item.args
             return inner.at(source, [mutator.mutate(i) for i in index])
 
-        return tvm_ffi.structural_mutate(body, [(Call, call), (Var, variable)])
+        def let(item: tirx.Let, mutator: tvm_ffi.StructuralMutator) -> Expr:
+            value = mutator.mutate(item.value)
+            if inner._code is not None:
+                places[item.var] = inner._code.bind(value, item.var.name)
+                return mutator.mutate(item.body)
+            # The same compute may be inlined twice: every copy binds a variable of its own.
+            places[item.var] = fresh = Var(item.var.name, item.var.ty)
+            return tirx.Let(fresh, value, mutator.mutate(item.body))
+
+        return tvm_ffi.structural_mutate(body, [(Call, call), (Var, variable), (tirx.Let, let)])
 
 
 _LOAD = "te.tensor_load"

@@ -17,7 +17,14 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
-from optc.backends.tvm.templates.elements import Elements, Read, parameter, tensors_of
+from optc.backends.tvm.templates.elements import (
+    Elements,
+    Key,
+    Read,
+    key_of,
+    parameter,
+    tensors_of,
+)
 from optc.backends.tvm.templates.loops import Code, Index, as_index
 from optc.backends.tvm.templates.places import Coordinates, followers, places, plain
 from optc.backends.tvm.templates.plan import Emitted, Miss, Pack, Problem
@@ -44,7 +51,7 @@ class Fused:
         kinds = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Select, tirx.Max, tirx.Min)
         for node in followers(self.problem.body, self.anchor.output):
             for value in node.outputs:
-                for tensor in _stages(self.tensors[value], {self.tensors[v] for v in node.inputs}):
+                for tensor in _stages(self.tensors[value], {key_of(self.tensors[v]) for v in node.inputs}):
                     for body in tensor.op.body:
                         tvm_ffi.structural_walk(body, (kinds, count))
         return size
@@ -67,9 +74,9 @@ def fused(problem: Problem, anchor: Node) -> Fused | Miss:
         return after
     if any(value not in after for value in body.outputs):
         return Miss(f"an output does not depend on {anchor.op.name}")
-    inner = set(tensors.values())
+    inner = {key_of(tensor) for tensor in tensors.values()}
     for value in (*anchor.inputs, *(v for v in tensors if v not in after)):
-        if any(_folds(stage) for stage in _stages(tensors[value], inner - {tensors[value]})):
+        if any(_folds(stage) for stage in _stages(tensors[value], inner - {key_of(tensors[value])})):
             return Miss(f"{value.hint or 'a value'} beside {anchor.op.name} folds an axis")
     return Fused(problem, anchor, tensors)
 
@@ -86,8 +93,8 @@ class FusedEmitter:
             types[place] = pack.type(types[place])
         self.inputs = [parameter(type, f"in{i}") for i, type in enumerate(types)]
         self.outputs = [parameter(v.type, f"out{i}") for i, v in enumerate(body.outputs)]
-        self._sources: dict[te.Tensor, Read] = {
-            task.tensors[value]: _loader(buffer)
+        self._sources: dict[Key, Read] = {
+            key_of(task.tensors[value]): _loader(buffer)
             for i, (value, buffer) in enumerate(zip(body.inputs, self.inputs, strict=True))
             if i not in packs
         }
@@ -110,7 +117,7 @@ class FusedEmitter:
         if value.ty.dtype != dtype:
             value = tirx.Cast(dtype, value)
         value = code.bind(value, "sum")
-        sources = {**self._sources, task.tensors[result]: lambda _: value}
+        sources = {**self._sources, key_of(task.tensors[result]): lambda _: value}
         elements = Elements(sources, code)
         for output, buffer in zip(body.outputs, self.outputs, strict=True):
             place = plain(after[output])
@@ -132,14 +139,15 @@ def _folds(tensor: te.Tensor) -> bool:
     )
 
 
-def _stages(tensor: te.Tensor, stop: set[te.Tensor]) -> Sequence[te.Tensor]:
+def _stages(tensor: te.Tensor, stop: set[Key]) -> Sequence[te.Tensor]:
     """The computes behind a tensor down to `stop`, the tensor itself first."""
-    found: list[te.Tensor] = []
+    found: dict[Key, te.Tensor] = {}
     pending = [tensor]
     while pending:
         item = pending.pop()
-        if item in stop or item in found or isinstance(item.op, te.PlaceholderOp):
+        key = key_of(item)
+        if key in stop or key in found or isinstance(item.op, te.PlaceholderOp):
             continue
-        found.append(item)
+        found[key] = item
         pending += item.op.input_tensors
-    return found
+    return tuple(found.values())

@@ -15,6 +15,7 @@ import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Call, Expr
 
+from optc.backends.tvm.templates.elements import Key, key_of
 from optc.backends.tvm.templates.loops import as_index
 from optc.backends.tvm.templates.plan import Miss
 from optc.ir.graph import Graph, Node, Value
@@ -92,12 +93,12 @@ def is_elementwise(
     node: Node, values: Sequence[Value], tensors: Mapping[Value, te.Tensor]
 ) -> bool:
     """Whether each output element reads `values` only at its own place."""
-    sources = {tensors[value] for value in values}
+    sources = {key_of(tensors[value]) for value in values}
     return all(_reads_in_place(tensors[output], sources) for output in node.outputs)
 
 
-def _reads_in_place(tensor: te.Tensor, sources: set[te.Tensor]) -> bool:
-    if tensor in sources:
+def _reads_in_place(tensor: te.Tensor, sources: set[Key]) -> bool:
+    if key_of(tensor) in sources:
         return True
     op = tensor.op
     if not isinstance(op, te.ComputeOp):
@@ -126,8 +127,8 @@ def _reads_in_place(tensor: te.Tensor, sources: set[te.Tensor]) -> bool:
     return fine
 
 
-def _depends(tensor: te.Tensor, sources: set[te.Tensor]) -> bool:
-    return tensor in sources or any(_depends(item, sources) for item in tensor.op.input_tensors)
+def _depends(tensor: te.Tensor, sources: set[Key]) -> bool:
+    return key_of(tensor) in sources or any(_depends(item, sources) for item in tensor.op.input_tensors)
 
 
 def _same(a: Coordinates, b: Coordinates) -> bool:

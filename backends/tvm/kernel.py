@@ -1,0 +1,88 @@
+"""Kernels from tasks: match a template, emit, compile; in threads, since LLVM lets go of Python."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from optc.backends.kernel import Job
+from optc.backends.tvm.codegen import compile_functions
+from optc.backends.tvm.templates import GENERIC, match
+from optc.backends.tvm.templates.plan import Miss, Pack, Problem
+from optc.ir.diagnostics import Diagnostic
+from optc.ir.graph import Graph
+from optc.ir.structural import graph_digest
+from optc.ir.targets.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A compiled task: `int32_t symbol(inputs..., outputs...[, workspace])` inside `object`.
+
+    Inputs in `packs` are expected as those packs lay them out. `knobs` says what the template
+    chose; `misses` why the templates before it did not take the task.
+    """
+
+    symbol: str
+    object: bytes
+    packs: Mapping[int, Pack]
+    workspace_bytes: int
+    template: str
+    knobs: str
+    misses: tuple[tuple[str, Miss], ...] = ()
+
+
+def build(job: Job, target: Target) -> Kernel:
+    """Match, emit with the best guess of knobs, and compile one task.
+
+    Raises CodegenError, and KeyError for an op without a lowering.
+    """
+    plan, misses = match(Problem(job.body, job.constants, target))
+    knobs = plan.candidates()[0]
+    symbol = symbol_of(job, target, f"{plan.template} {knobs!r}")
+    emitted = plan.emit(symbol, knobs)
+    compiled = compile_functions([emitted.function], target)
+    workspace = compiled.workspace[symbol]
+    return Kernel(
+        symbol, compiled.data, emitted.packs, workspace, plan.template, repr(knobs), misses
+    )
+
+
+def symbol_of(job: Job, target: Target, choice: str) -> str:
+    """A C name: what the task does for people, a digest of all that shapes the kernel for linkers."""
+    key = f"{graph_digest(job.body)} {sorted(job.constants)} {target!r} {choice}"
+    name = re.sub(r"\W", "_", job.body.name)[:60]
+    return f"optc_{name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+@dataclass
+class KernelBuilder:
+    """Builds kernels for one target, several at a time; notes what people should know."""
+
+    target: Target
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def refusal(self, body: Graph, constants: frozenset[int]) -> str | None:
+        """Why these nodes would make no good kernel together; None when they do."""
+        plan, misses = match(Problem(body, constants, self.target))
+        if not plan.template.startswith(GENERIC):
+            return None
+        return "; ".join(f"{name}: {miss.reason}" for name, miss in misses)
+
+    def build(
+        self, jobs: Sequence[Job], progress: Callable[[int], None] = lambda _: None
+    ) -> list[Kernel]:
+        """Kernels in the order of the jobs; `progress` is told how many are done."""
+        workers = len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(max(1, min(workers, len(jobs)))) as pool:
+            return list(_counted(pool.map(lambda job: build(job, self.target), jobs), progress))
+
+
+def _counted(kernels: Iterator[Kernel], progress: Callable[[int], None]) -> Iterator[Kernel]:
+    for done, kernel in enumerate(kernels, 1):
+        progress(done)
+        yield kernel
