@@ -35,6 +35,9 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "raise-silu": "optc.passes.raising.raise_silu:RaiseSilu",
         "raise-hard-swish": "optc.passes.raising.raise_hard_swish:RaiseHardSwish",
         "raise-attention": "optc.passes.raising.raise_attention:RaiseAttention",
+        "decompose-attention": "optc.passes.decompose.decompose_attention:DecomposeAttention",
+        "decompose-pooling": "optc.passes.decompose.decompose_pooling:DecomposePooling",
+        "decompose-unsupported": "optc.passes.decompose.decompose_unsupported:DecomposeUnsupported",
         "fuse": "optc.passes.fusion.fuse:Fuse",
     }
 )  # fmt: skip

@@ -8,6 +8,8 @@ from __future__ import annotations
 from optc.passes.base import Pass
 from optc.passes.canonicalize.canonicalize import Canonicalize
 from optc.passes.canonicalize.merge_linears import MergeLinears
+from optc.passes.decompose.decompose_pooling import DecomposePooling
+from optc.passes.decompose.decompose_unsupported import DecomposeUnsupported
 from optc.passes.raising.raise_attention import RaiseAttention
 from optc.passes.raising.raise_gelu import RaiseGelu
 from optc.passes.raising.raise_hard_swish import RaiseHardSwish
@@ -31,6 +33,8 @@ RAISE: tuple[Pass, ...] = (
 )
 
 LOWER: tuple[Pass, ...] = (
+    DecomposePooling(),
+    DecomposeUnsupported(),
     MergeLinears(),  # after the user's passes, which know layers by the names in the model
     Canonicalize(),
 )
