@@ -15,7 +15,7 @@ def pass_context(target: Target, *, exact: bool = False, seed: int = 0) -> PassC
     builder: list[object] = []
 
     def accepts(body: Graph, constants: frozenset[int]) -> str | None:
-        from optc.backends.tvm.builder import KernelBuilder
+        from optc.backends.tvm.kernel import KernelBuilder
 
         if not builder:
             builder.append(KernelBuilder(target))

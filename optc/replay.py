@@ -154,7 +154,7 @@ def _execute(
 ) -> list[NDArray[Any]]:
     from optc.backends.aot.package import write_artifact
     from optc.backends.assemble import assemble
-    from optc.backends.tvm.builder import KernelBuilder
+    from optc.backends.tvm.kernel import KernelBuilder
 
     builder = KernelBuilder(target)
     program = assemble(module, lambda jobs: builder.build(jobs, lambda done: None), target)

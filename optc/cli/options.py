@@ -111,7 +111,7 @@ def capture_model(path: Path, shape: str, unsafe_load: bool, example: Path | Non
     """Capture a model file, showing the warnings of the capture."""
     from optc.cli.failures import show
     from optc.cli.inputs import read_arrays
-    from optc.ir.capture.capture import capture
+    from optc.ir.capture import capture
     from optc.ir.diagnostics import Diagnostic
 
     found: list[Diagnostic] = []

@@ -1,0 +1,71 @@
+"""Percentiles, kernel rows and advice, from numbers made up here; nothing is timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from optc.bench import KernelRow, Percentiles, Report, kernel_rows
+from optc.limits import Level, Limits
+from optc.runtime import KernelTime
+
+LIMITS = Limits(2, 1e9, (Level("dram", 1 << 30, 1e9),))
+
+
+def report(kernels: tuple[KernelRow, ...], **whole: float) -> Report:
+    times = {"p50": 1e-3, "p90": 1e-3, "p99": 1e-3, "least": 1e-3, "mean": 1e-3, **whole}
+    return Report("m", 2, Percentiles(**times, runs=100), kernels, LIMITS, 0.0, 0)
+
+
+def row(seconds: float, share: float, limit: float) -> KernelRow:
+    return KernelRow("linear 4x4xf32 @ m.py:1", "k", seconds, share, 100, 100, limit, "compute")
+
+
+def test_percentiles_are_in_seconds() -> None:
+    whole = Percentiles.of(np.arange(1, 101, dtype=np.uint64) * 1_000_000)
+    assert whole.least == pytest.approx(0.001)
+    assert whole.p50 == pytest.approx(0.0505)
+    assert whole.mean == pytest.approx(0.0505)
+    assert whole.p99 == pytest.approx(0.09901)
+    assert whole.runs == 100
+
+
+def test_rows_share_the_time_of_kernels_that_ran() -> None:
+    calls = [
+        KernelTime("a", "ka", "main", 3000, 0, 10, 30_000, 2900),
+        KernelTime("b", "kb", "main", 0, 1000, 10, 10_000, 900),
+        KernelTime("never", "kc", "main", 5, 5, 0, 0, 0),
+    ]
+    first, second = kernel_rows(calls, LIMITS)
+    assert (first.label, second.label) == ("a", "b")
+    assert first.seconds == pytest.approx(3e-6)
+    assert (first.share, second.share) == (pytest.approx(0.75), pytest.approx(0.25))
+    assert first.of_limit == pytest.approx(1.0)
+    assert second.speed == "1.0 GB/s"
+
+
+def test_a_good_run_gets_no_advice() -> None:
+    assert report((row(0.9e-3, 1.0, 0.8e-3),)).advice == ()
+
+
+def test_a_slow_heavy_kernel_is_named_with_its_gain() -> None:
+    (line,) = report((row(0.5e-3, 0.5, 0.1e-3), row(0.5e-3, 0.5, 0.4e-3))).advice
+    assert line.startswith("linear 4x4xf32 takes 50% of the time at 20% of the machine's limit")
+    assert "40% shorter" in line
+
+
+def test_disturbed_runs_are_called_so() -> None:
+    (line,) = report((row(0.9e-3, 1.0, 0.8e-3),), p99=3e-3).advice
+    assert "3.0 times p50" in line
+
+
+def test_time_outside_kernels_is_shown() -> None:
+    (line,) = report((row(0.5e-3, 1.0, 0.4e-3),)).advice
+    assert line.startswith("50% of a run is outside kernels")
+
+
+def test_tiny_kernels_want_one_thread() -> None:
+    small = replace(report((row(3e-6, 1.0, 3e-6),), p50=4e-6, p99=4e-6))
+    assert any("--threads 1" in line for line in small.advice)
