@@ -8,15 +8,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optc.backends.aot.build import Emit
-from optc.driver import Compiled, Options, compile_module
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.module import Module
 from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.target import Target
 from optc.passes.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from optc.driver import Compiled
 
 # `model` and its inputs are the user's objects: torch is not imported to say so.
 _Model = Any
@@ -53,6 +54,9 @@ def compile(
     The artifact goes to `out`, a folder or a `.optc` file; without it, to a temporary folder that
     lives as long as the process. `passes` is a pipeline such as `prune-channels{ratio=0.3}`.
     """
+    from optc.backends.aot.build import Emit
+    from optc.driver import Options, compile_module
+
     module = model if isinstance(model, Module) else capture(model)
     machine = find_target(target) if isinstance(target, str) else target
     options = Options(Pipeline.parse(passes), exact, tuple(map(Emit, emit)))
