@@ -1,0 +1,110 @@
+"""report.html: one page without outside parts that says what was done to a model, and why not more.
+
+It goes into the artifact, so it holds nothing that a second compilation would find otherwise: sizes
+and counts, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import jinja2
+
+from optc.backends.program import Call, Program
+from optc.inspect import ModuleFacts, inspect_module
+from optc.ir.diagnostics import Diagnostic
+from optc.ir.module import Module
+from optc.ir.targets.target import Target
+from optc.observers import PassRecord
+from optc.report.numbers import bytes_text, count_text
+from optc.report.summary import size_rows
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLine:
+    """One kernel call: what it is, where it comes from, and its share of all operations."""
+
+    label: str
+    place: str
+    flops: str
+    nbytes: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class RemarkLine:
+    """One remark with the number of times it was made."""
+
+    code: str
+    message: str
+    place: str
+    count: int
+
+
+def render(
+    source: Module,
+    module: Module,
+    program: Program,
+    target: Target,
+    passes: Sequence[PassRecord],
+    diagnostics: Sequence[Diagnostic],
+) -> str:
+    """The page, ending in a newline; equal inputs give equal text."""
+    before, after = inspect_module(source), inspect_module(module)
+    memory = {
+        "arena_bytes": program.arena_bytes,
+        "weights_bytes": program.weights_bytes,
+        "state_bytes": program.state_bytes,
+    }
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = files("optc.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(
+        name=source.name,
+        target=target,
+        ports=(("input", source.inputs), ("output", source.outputs)),
+        sizes=list(size_rows(before, after, memory)),
+        passes=passes,
+        ops=_histograms(before, after),
+        kernels=_kernels(program),
+        memory=_memory(memory),
+        remarks=_remarks(diagnostics),
+    )
+
+
+def _histograms(before: ModuleFacts, after: ModuleFacts) -> Sequence[tuple[str, int, int]]:
+    names = dict.fromkeys((*before.ops, *after.ops))
+    return [(name, before.ops.get(name, 0), after.ops.get(name, 0)) for name in names]
+
+
+def _kernels(program: Program) -> Sequence[KernelLine]:
+    calls = [call for segment in program.segments for call in segment.calls]
+    total = sum(call.flops for call in calls if isinstance(call, Call)) or 1
+    lines = []
+    for call in calls:
+        flops, nbytes = (call.flops, call.bytes) if isinstance(call, Call) else (0, 2 * call.nbytes)
+        label, _, place = call.label.partition(" @ ")
+        share = flops / total
+        lines.append(KernelLine(label, place, count_text(flops), bytes_text(nbytes), share))
+    return lines
+
+
+def _memory(memory: Mapping[str, int]) -> Sequence[tuple[str, str, float]]:
+    names = {
+        "weights_bytes": "weights (read only, mapped)",
+        "arena_bytes": "arena (activations and workspaces)",
+        "state_bytes": "states (kept from call to call)",
+    }
+    total = sum(memory.values()) or 1
+    return [(text, bytes_text(memory[key]), memory[key] / total) for key, text in names.items()]
+
+
+def _remarks(diagnostics: Sequence[Diagnostic]) -> Sequence[RemarkLine]:
+    counts: dict[tuple[str, str, str], int] = {}
+    for item in diagnostics:
+        key = (item.code, item.message, str(item.loc))
+        counts[key] = counts.get(key, 0) + 1
+    return [RemarkLine(*key, count) for key, count in sorted(counts.items())]
