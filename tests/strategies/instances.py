@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from optc.ir.ops import OPS, Op, OpError
@@ -35,6 +37,7 @@ class Instance:
         return f"{self.op}({', '.join(map(str, self.types))})"
 
 
+Drawn = TypeVar("Drawn")
 Parts = tuple[Op, list[TensorType], list[Values]]
 MAKERS: Mapping[type[Op], Callable[[DrawFn, type[Op]], Parts]] = {
     **elementwise.MAKERS,
@@ -61,6 +64,26 @@ def any_instance() -> SearchStrategy[Instance]:
     return st.sampled_from([kind for kind in OPS if kind in MAKERS]).flatmap(instances)
 
 
+def sample(strategy: SearchStrategy[Drawn], count: int) -> list[Drawn]:
+    """The first `count` examples of a strategy, the same each time: for tests that compile in one go."""
+    drawn: list[Drawn] = []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def collect(item: Drawn) -> None:
+        drawn.append(item)
+
+    collect()
+    return drawn
+
+
 def _is_sound(instance: Instance) -> bool:
     try:
         results = instance.op.infer(*instance.types)
@@ -69,4 +92,4 @@ def _is_sound(instance: Instance) -> bool:
     return all(0 < type.elements <= 1 << 14 for type in results)
 
 
-__all__ = ["MAKERS", "Instance", "any_instance", "instances"]
+__all__ = ["MAKERS", "Instance", "any_instance", "instances", "sample"]

@@ -142,7 +142,10 @@ def _scatter_nd(draw: DrawFn, _: type[Op]) -> Parts:
     updates = x.with_shape(indices.shape[:-1] + x.shape[depth:])
     values: list[Values] = [Normal(1.0), Rows(x.shape[:depth]), Normal(1.0)]
     if math.prod(updates.shape) > 1 << 13:
-        indices, updates = TensorType((1, depth), indices.dtype), x.with_shape((1, *x.shape[depth:]))
+        indices, updates = (
+            TensorType((1, depth), indices.dtype),
+            x.with_shape((1, *x.shape[depth:])),
+        )
     return ScatterNd(_reduction(draw, x.dtype)), [x, indices, updates], values
 
 

@@ -74,7 +74,9 @@ def fill(type: TensorType, values: Values, generator: torch.Generator) -> Tensor
             return torch.cat([torch.zeros_like(whole[:1]), whole[1:]]).to(dtype)
         case Rows(dims):
             columns = [torch.randint(0, d, shape[:-1], generator=generator) for d in dims]
-            return torch.stack(columns, -1).to(dtype) if columns else torch.zeros(shape, dtype=dtype)
+            return (
+                torch.stack(columns, -1).to(dtype) if columns else torch.zeros(shape, dtype=dtype)
+            )
     return _normal(type, values, generator)
 
 

@@ -31,7 +31,15 @@ def const(value: float | int | bool, dtype: DType) -> Expr:
 
 def cast(value: Expr, dtype: DType) -> Expr:
     """TVM's conversion, for values that both types can represent."""
+    if str(value.ty) == "bfloat16":
+        return tirx.Cast(tvm_dtype(dtype), _widened(value))
     return tirx.Cast(tvm_dtype(dtype), value)
+
+
+def _widened(value: Expr) -> Expr:
+    """A bf16 as f32, bit by bit: where a cast's result is bound to a name, TVM converts raw bits."""
+    bits = tirx.Cast("uint32", tirx.reinterpret("uint16", value))
+    return tirx.reinterpret("float32", tirx.shift_left(bits, tirx.const(16, "uint32")))
 
 
 def i32(value: Expr | int) -> Expr:
@@ -82,6 +90,11 @@ def rounded(tensor: te.Tensor, type: TensorType) -> te.Tensor:
     )
 
 
+def narrow(value: Expr, dtype: DType) -> Expr:
+    """A wide element rounded to its stored dtype."""
+    return value if wide(dtype) is dtype else cast(value, dtype)
+
+
 def move(name: str, shape: Sequence[int], element: Callable[..., Expr]) -> te.Tensor:
     """A tensor whose elements are other tensors' elements: nothing to round."""
     return te.compute(tuple(shape), lambda *index: element(*index), name=name)
@@ -108,6 +121,11 @@ def both(*conditions: Expr) -> Expr:
     return tirx.all(*conditions) if conditions else tirx.const(True, "bool")
 
 
+def differ(a: Expr, b: Expr) -> Expr:
+    """Exclusive or of bools; TVM compiles `!=` of bools to a comparison of floats, which LLVM refuses."""
+    return tirx.Or(tirx.And(a, tirx.Not(b)), tirx.And(tirx.Not(a), b))
+
+
 def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     """`body` of a name for `value`, so that the expression does not grow by copies."""
     name = tirx.Var("v", value.ty)
@@ -117,6 +135,11 @@ def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
 def is_nan(value: Expr, dtype: DType) -> Expr:
     """True for nan; integers never are."""
     return tirx.isnan(value) if dtype.is_float else tirx.const(False, "bool")
+
+
+def not_equal(a: Expr, b: Expr, dtype: DType) -> Expr:
+    """a != b, true for nan; TVM's own is false there, and rewrites "not equal" to it."""
+    return tirx.any(tirx.NE(a, b), is_nan(a, dtype), is_nan(b, dtype))
 
 
 def lowest(dtype: DType) -> Expr:

@@ -16,10 +16,12 @@ from optc.backends.tvm.lower.element import (
     choose,
     compute,
     const,
+    differ,
     is_nan,
     maximum,
     minimum,
     move,
+    not_equal,
     pinned,
     reader,
     sign_of_nibble,
@@ -63,7 +65,9 @@ def _jump(formula: Formula) -> Lowering:
 
 
 def _abs(_: Op, dtype: DType, x: Expr) -> Expr:
-    return tirx.abs(x) if dtype.is_float else choose(x < const(0, dtype), -x, x)
+    if dtype.kind is Kind.UNSIGNED:
+        return x
+    return tirx.abs(x) if dtype.is_float else choose(x < const(0, dtype), const(0, dtype) - x, x)
 
 
 def _neg(_: Op, dtype: DType, x: Expr) -> Expr:
@@ -160,8 +164,8 @@ def _floor_div(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
 def _float_floor_div(dtype: DType, a: Expr, b: Expr) -> Expr:
     """Python's floor division, as torch has it: exact where a / b would be rounded up."""
     zero, one = const(0.0, dtype), const(1.0, dtype)
-    rest = fn.fmod(a, b)
-    opposite = tirx.all(rest != zero, tirx.NE(b < zero, rest < zero))
+    rest = fn.fmod(a, b, dtype)
+    opposite = tirx.all(rest != zero, differ(b < zero, rest < zero))
     ratio = (a - rest) / b
     ratio = choose(opposite, ratio - one, ratio)
     below = tirx.floor(ratio)
@@ -175,14 +179,14 @@ def _trunc_div(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
 
 
 def _fmod(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
-    return fn.fmod(a, b) if dtype.is_float else a - b * integers.trunc_div(dtype, a, b)
+    return fn.fmod(a, b, dtype) if dtype.is_float else a - b * integers.trunc_div(dtype, a, b)
 
 
 def _remainder(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
     if not dtype.is_float:
         return a - b * integers.floor_div(dtype, a, b)
-    zero, rest = const(0.0, dtype), fn.fmod(a, b)
-    opposite = tirx.all(rest != zero, tirx.NE(b < zero, rest < zero))
+    zero, rest = const(0.0, dtype), fn.fmod(a, b, dtype)
+    opposite = tirx.all(rest != zero, differ(b < zero, rest < zero))
     return choose(opposite, rest + b, rest)
 
 
@@ -192,11 +196,17 @@ def _pow(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
 
 def _compare(compare: Callable[[Expr, Expr], Expr]) -> Lowering:
     def formula(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
-        if dtype is DType.BOOL:
-            a, b = cast(a, DType.I8), cast(b, DType.I8)
-        return compare(a, b)
+        return compare(*_comparable(dtype, a, b))
 
     return _jump(formula)
+
+
+def _comparable(dtype: DType, *items: Expr) -> tuple[Expr, ...]:
+    return tuple(cast(item, DType.I8) for item in items) if dtype is DType.BOOL else items
+
+
+def _not_equal(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
+    return not_equal(*_comparable(dtype, a, b), dtype)
 
 
 def _where(
@@ -230,7 +240,11 @@ def converter(source: DType, target: DType) -> Callable[[Expr], Expr]:
     """Conversion of a wide element of `source` to the wide dtype of `target`, as C does it."""
     source, goal = wide(source), wide(target)
     if goal is DType.BOOL:
-        return (lambda x: x) if source is DType.BOOL else (lambda x: x != const(0, source))
+        return (
+            (lambda x: x)
+            if source is DType.BOOL
+            else (lambda x: not_equal(x, const(0, source), source))
+        )
     if goal is DType.I4:
         narrow = converter(source, DType.I8)
         return lambda x: sign_of_nibble(narrow(x))
@@ -293,11 +307,11 @@ LOWER: Mapping[type[Op], Lowering] = {
     ew.Minimum: _lower(lambda _, dtype, a, b: minimum(a, b, dtype)),
     ew.BitwiseAnd: _bitwise(tirx.bitwise_and, tirx.And),
     ew.BitwiseOr: _bitwise(tirx.bitwise_or, tirx.Or),
-    ew.BitwiseXor: _bitwise(tirx.bitwise_xor, lambda a, b: tirx.NE(a, b)),
+    ew.BitwiseXor: _bitwise(tirx.bitwise_xor, differ),
     ew.ShiftLeft: _lower(lambda _, dtype, a, b: integers.shift_left(dtype, a, b)),
     ew.ShiftRight: _lower(lambda _, dtype, a, b: integers.shift_right(dtype, a, b)),
     ew.Equal: _compare(lambda a, b: tirx.EQ(a, b)),
-    ew.NotEqual: _compare(lambda a, b: tirx.NE(a, b)),
+    ew.NotEqual: _jump(_not_equal),
     ew.Less: _compare(lambda a, b: tirx.LT(a, b)),
     ew.LessEqual: _compare(lambda a, b: tirx.LE(a, b)),
     ew.Greater: _compare(lambda a, b: tirx.GT(a, b)),

@@ -106,9 +106,9 @@ def sigmoid(x: Expr, dtype: DType) -> Expr:
     return apply("sigmoid", x, dtype)
 
 
-def fmod(a: Expr, b: Expr) -> Expr:
+def fmod(a: Expr, b: Expr, dtype: DType) -> Expr:
     """Remainder with the sign of a."""
-    return tirx.fmod(a, b)
+    return tirx.call_pure_extern(str(a.ty), "fmod" if dtype is DType.F64 else "fmodf", a, b)
 
 
 def power(a: Expr, b: Expr, dtype: DType) -> Expr:

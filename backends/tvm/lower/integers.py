@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.ir import Expr
 
-from optc.backends.tvm.lower.element import choose, const, let
+from optc.backends.tvm.lower.element import choose, const, differ, let
 from optc.ir.dtype import DType, Kind
 
 
@@ -26,7 +26,7 @@ def floor_div(dtype: DType, a: Expr, b: Expr) -> Expr:
         return quotient
     zero = const(0, dtype)
     rest = a - b * quotient
-    below = tirx.all(rest != zero, tirx.NE(rest < zero, b < zero))
+    below = tirx.all(rest != zero, differ(rest < zero, b < zero))
     return choose(below, quotient - const(1, dtype), quotient)
 
 
@@ -52,30 +52,35 @@ def _inside(dtype: DType, count: Expr, limit: int) -> Expr:
     return below if dtype.kind is Kind.UNSIGNED else tirx.all(count >= const(0, dtype), below)
 
 
+_EXPONENT_BITS = 6  # TVM's passes take time exponential in nested lets: 63 of them never end
+
+
 def power(dtype: DType, a: Expr, b: Expr) -> Expr:
-    """a to the b by squaring, wrapping; a negative exponent gives 0 unless a is 1 or -1."""
+    """a to the b by squaring, wrapping.
+
+    A negative exponent gives 0 unless a is 1 or -1. So does one of 64 or more, whose power fits in
+    no integer (torch gives its low bits).
+    """
     zero, one = const(0, dtype), const(1, dtype)
+    small = _squarings(dtype, a, b, one, min(dtype.bits - 1, _EXPONENT_BITS))
+    limit = const(1 << _EXPONENT_BITS, dtype)
     if dtype.kind is Kind.UNSIGNED:
-        return _squarings(dtype, a, b, one, dtype.bits)
-    positive = _squarings(dtype, a, b, one, dtype.bits - 1)
+        return choose(b < limit, small, choose(a == one, one, zero))
     odd = tirx.bitwise_and(b, one) != zero
     unit = choose(a == one, one, choose(a == const(-1, dtype), choose(odd, a, one), zero))
-    return choose(b < zero, unit, positive)
+    return choose(tirx.any(b < zero, b >= limit), unit, small)
 
 
 def _squarings(dtype: DType, base: Expr, rest: Expr, result: Expr, bits: int) -> Expr:
-    """result * base ** rest, from the exponent's lowest bit up; named, or it would grow as 2^bits."""
+    """result * base ** rest from the exponent's lowest bit up; unnamed, it would grow as 2^bits."""
     one = const(1, dtype)
     odd = tirx.bitwise_and(rest, one) != const(0, dtype)
     joined = choose(odd, result * base, result)
     if bits == 1:
         return joined
-    return let(
-        joined,
-        lambda product: let(
-            base * base,
-            lambda square: _squarings(
-                dtype, square, tirx.shift_right(rest, one), product, bits - 1
-            ),
-        ),
-    )
+
+    def squared(product: Expr) -> Expr:
+        half = tirx.shift_right(rest, one)
+        return let(base * base, lambda square: _squarings(dtype, square, half, product, bits - 1))
+
+    return let(joined, squared)

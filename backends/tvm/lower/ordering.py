@@ -17,9 +17,11 @@ from optc.backends.tvm.lower.element import (
     choose,
     i32,
     is_nan,
+    narrow,
     unravel,
     wide,
 )
+from optc.backends.tvm.lower.elementwise import converter
 from optc.backends.tvm.lower.loop_nest import loop_nest
 from optc.backends.tvm.templates.loops import Code
 from optc.ir.dtype import DType
@@ -36,7 +38,7 @@ Types = Sequence[TensorType]
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Values, in the stored dtype, and their places (int32), of one row."""
+    """Values of one row, of a dtype that can be compared, and their places (int32)."""
 
     values: Buffer
     places: Buffer
@@ -47,14 +49,13 @@ class _Pairs:
 
 
 def _before(dtype: DType, descending: bool) -> Callable[[Expr, Expr], Expr]:
-    """Whether one stored element must stand before another; equal ones need not."""
-    kind = DType.I8 if dtype is DType.BOOL else wide(dtype)
+    """Whether one element must stand before another; equal ones need not."""
 
-    def before(a: Expr, b: Expr) -> Expr:
-        x, y = (cast(a, kind), cast(b, kind)) if kind is not dtype else (a, b)
+    def before(x: Expr, y: Expr) -> Expr:
+        nan_x, nan_y = is_nan(x, dtype), is_nan(y, dtype)
         if descending:
-            return tirx.any(x > y, tirx.all(is_nan(x, kind), tirx.Not(is_nan(y, kind))))
-        return tirx.any(x < y, tirx.all(is_nan(y, kind), tirx.Not(is_nan(x, kind))))
+            return tirx.any(x > y, tirx.all(nan_x, tirx.Not(nan_y)))
+        return tirx.any(x < y, tirx.all(nan_y, tirx.Not(nan_x)))
 
     return before
 
@@ -75,7 +76,9 @@ def _ordered(
     """The first `count` of each row in order, and their places."""
     extent, others = x.shape[axis], [dim for i, dim in enumerate(x.shape) if i != axis]
     shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
-    rows, before = math.prod(others), _before(x.dtype, descending)
+    # Halves and bools are sorted in a wider dtype, and come back as they were.
+    kind = DType.I8 if x.dtype is DType.BOOL else wide(x.dtype)
+    rows, before, back = math.prod(others), _before(kind, descending), converter(kind, x.dtype)
 
     def body(code: Code, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> None:
         if not rows * count:
@@ -84,36 +87,41 @@ def _ordered(
         with code.parallel("part", -(-rows // share)) as part:
             small = count <= _FEW and count < extent
             size = count if small else extent
-            buffers = [_scratch(code, x, size, i) for i in range(1 if small else 2)]
+            buffers = [_scratch(code, kind, size, i) for i in range(1 if small else 2)]
             with code.loop("row", share) as step:
                 row = part * i32(share) + step
                 with code.when(row < i32(rows)):
                     index = unravel(row, others)
-                    read = _along(ins[0], index, axis)
+                    read = _along(ins[0], index, axis, x.dtype, kind)
                     if small:
                         _keep_best(code, read, buffers[0], extent, count, before)
                     else:
                         _merge_sort(code, read, buffers, extent, before)
                     with code.loop("rank", count) as rank:
                         goal = [*index[:axis], rank, *index[axis:]]
-                        code.store(outs[0], goal, buffers[0].values[rank])
+                        value = back(buffers[0].values[rank])
+                        code.store(outs[0], goal, narrow(value, x.dtype))
                         code.store(outs[1], goal, tirx.Cast("int64", buffers[0].places[rank]))
 
     types = [x.with_shape(shape), TensorType(shape, DType.I64)]
     return loop_nest(name, tensors, types, body)
 
 
-def _scratch(code: Code, x: TensorType, size: int, number: int) -> _Pairs:
-    # A bool array as bytes: TVM widens local bool arrays inconsistently.
-    dtype = tvm_dtype(x.dtype)
+def _scratch(code: Code, kind: DType, size: int, number: int) -> _Pairs:
     return _Pairs(
-        code.scratch(f"values{number}", (size,), dtype),
+        code.scratch(f"values{number}", (size,), tvm_dtype(kind)),
         code.scratch(f"places{number}", (size,), "int32"),
     )
 
 
-def _along(source: Buffer, index: Sequence[Expr], axis: int) -> Callable[[Expr], Expr]:
-    return lambda place: source[(*index[:axis], place, *index[axis:])]
+def _along(
+    source: Buffer, index: Sequence[Expr], axis: int, dtype: DType, kind: DType
+) -> Callable[[Expr], Expr]:
+    def read(place: Expr) -> Expr:
+        item = source[(*index[:axis], place, *index[axis:])]
+        return item if dtype is kind else cast(item, kind)
+
+    return read
 
 
 def _merge_sort(

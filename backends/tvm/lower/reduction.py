@@ -53,14 +53,14 @@ Fold = Callable[..., Expr]
 def sum_of(dtype: DType) -> Fold:
     """Reducer of the sum; of bools, "or"."""
     if dtype is DType.BOOL:
-        return _folder(tirx.Or, const(False, dtype), "any")
+        return _folder(lambda a, b: tirx.Or(a, b), const(False, dtype), "any")
     return te.sum
 
 
 def product_of(dtype: DType) -> Fold:
     """Reducer of the product; of bools, "and"."""
     if dtype is DType.BOOL:
-        return _folder(tirx.And, const(True, dtype), "all")
+        return _folder(lambda a, b: tirx.And(a, b), const(True, dtype), "all")
     return _folder(lambda a, b: a * b, const(1, dtype), "product")
 
 
@@ -80,9 +80,10 @@ def min_of(dtype: DType) -> Fold:
 
 def quiet_max_of(dtype: DType) -> Fold:
     """Reducer of the maximum where nan need not survive: one instruction."""
-    return _folder(tirx.max, lowest(dtype), "maximum")
+    return _folder(lambda a, b: tirx.max(a, b), lowest(dtype), "maximum")
 
 
+# TVM looks at the reducer's source, so a lambda stands even where an operator would do.
 def _folder(combine: Combine, identity: Expr, name: str) -> Fold:
     return te.comm_reducer(combine, lambda _: identity, name=name)
 

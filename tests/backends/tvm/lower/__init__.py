@@ -1,0 +1,1 @@
+"""Lowerings against the reference."""
