@@ -21,7 +21,9 @@ def place(path: Path, line: int = 1) -> str:
     return f"{path.relative_to(ROOT)}:{line}"
 
 
-def public_definitions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+def public_definitions(
+    path: Path,
+) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
     """Public functions and classes of a module, and public methods of its public classes."""
     for node in syntax(path).body:
         if isinstance(node, DEFINITION) and not node.name.startswith("_"):

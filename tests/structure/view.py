@@ -32,7 +32,12 @@ def make_view(view: Path = VIEW) -> Path:
 
 def main() -> int:
     """Run mypy with the arguments given, on the whole package."""
-    options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
+    options = [
+        "--config-file",
+        str(ROOT / "pyproject.toml"),
+        "--cache-dir",
+        str(ROOT / ".mypy_cache"),
+    ]
     command = [sys.executable, "-m", "mypy", *options, *sys.argv[1:], "-p", "optc"]
     return subprocess.run(command, cwd=make_view(), check=False).returncode
 
