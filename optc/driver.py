@@ -17,6 +17,7 @@ from optc.ir.module import Module
 from optc.ir.printer import print_module
 from optc.ir.structural import module_digest
 from optc.ir.targets.target import Target
+from optc.observers import PassTimes
 from optc.passes.base import Observer, Pass, PassContext, run_passes
 from optc.passes.fusion.fuse import Fuse
 from optc.passes.layout.assign_layout import AssignLayout
@@ -83,6 +84,7 @@ def compile_module(
     from optc.backends.assemble import assemble
     from optc.backends.reference.fold import evaluate_constants
     from optc.backends.tvm.kernel import KernelBuilder
+    from optc.report.html import render
 
     clock = _Clock(progress)
     builder = KernelBuilder(target)
@@ -93,10 +95,10 @@ def compile_module(
         accepts=builder.refusal,
         evaluate=evaluate_constants,
     )
-    history = History()
+    history, times = History(), PassTimes()
     with clock.stage("passes"):
         passes = passes_of(options)
-        lowered = run_passes(module, passes, context, (history, *observers))
+        lowered = run_passes(module, passes, context, (history, times, *observers))
     with clock.stage("kernels"):
         program = assemble(
             lowered,
@@ -104,10 +106,15 @@ def compile_module(
             target,
             {"optc": version("optc"), "model": module_digest(module)[:16]},
         )
-    with clock.stage("package"):
-        extra = {**history.files(module), "lock.json": _lock(module, target, options, passes)}
-        written = write_artifact(program, out, emit=options.emit, extra=extra, cache=options.cache)
     diagnostics = (*context.diagnostics, *builder.diagnostics)
+    with clock.stage("package"):
+        page = render(module, lowered, program, target, times.records, diagnostics)
+        extra = {
+            **history.files(module),
+            "lock.json": _lock(module, target, options, passes),
+            "report.html": page.encode(),
+        }
+        written = write_artifact(program, out, emit=options.emit, extra=extra, cache=options.cache)
     return Compiled(written.path, written.manifest, module, lowered, diagnostics, clock.seconds)
 
 
