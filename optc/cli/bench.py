@@ -19,6 +19,8 @@ from optc.limits import limits_of
 from optc.report.numbers import bytes_text, seconds_text, three_digits
 from optc.runtime import load
 
+BEYOND = 1.05  # of a limit: it was measured while something else ran, so it is measured again
+
 
 @click.command("bench")
 @click.argument("artifact", type=click.Path(path_type=Path))
@@ -72,6 +74,8 @@ def bench_command(
         report = bench(
             model, inputs, limits, threads=count, runs=runs, warmup=warmup, load_seconds=loaded
         )
+    if any(row.of_limit > BEYOND for row in report.kernels):
+        report = report.against(limits_of(host, count, cache_folder(), again=True))
     if as_json:
         click.echo(json.dumps({**asdict(report), "advice": report.advice}, indent=1))
         return
@@ -99,8 +103,8 @@ def show_report(report: Report, most: int) -> None:
     share = report.limit_seconds / report.kernel_seconds if report.kernel_seconds else 0.0
     out.print(
         f"kernels: {len(report.kernels)} calls, {seconds_text(report.kernel_seconds)} a run, "
-        f"{share:.0%} of the machine's limit; the rest of a run: "
-        f"{seconds_text(max(0.0, whole.p50 - report.kernel_seconds))}"
+        f"{share:.0%} of the machine's limit; the rest of the shortest run: "
+        f"{seconds_text(max(0.0, whole.least - report.kernel_seconds))}"
     )
     near = report.limits.levels[-1].bandwidth
     out.print(

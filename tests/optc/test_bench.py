@@ -34,8 +34,8 @@ def test_percentiles_are_in_seconds() -> None:
 
 def test_rows_share_the_time_of_kernels_that_ran() -> None:
     calls = [
-        KernelTime("a", "ka", "main", 3000, 0, 10, 30_000, 2900),
-        KernelTime("b", "kb", "main", 0, 1000, 10, 10_000, 900),
+        KernelTime("a", "ka", "main", 3000, 0, 10, 90_000, 3000),
+        KernelTime("b", "kb", "main", 0, 1000, 10, 80_000, 1000),
         KernelTime("never", "kc", "main", 5, 5, 0, 0, 0),
     ]
     first, second = kernel_rows(calls, LIMITS)
@@ -67,5 +67,12 @@ def test_time_outside_kernels_is_shown() -> None:
 
 
 def test_tiny_kernels_want_one_thread() -> None:
-    small = replace(report((row(3e-6, 1.0, 3e-6),), p50=4e-6, p99=4e-6))
+    small = replace(report((row(3e-6, 1.0, 3e-6),), p50=4e-6, p99=4e-6, least=4e-6))
     assert any("--threads 1" in line for line in small.advice)
+
+
+def test_a_limit_measured_again_only_grows() -> None:
+    other = Limits(2, 5e8, (Level("dram", 1 << 30, 3e9),))
+    assert LIMITS.better(other) == Limits(2, 1e9, (Level("dram", 1 << 30, 3e9),))
+    kernel = KernelRow("k", "k", 1e-6, 1.0, 0, 3000, 3e-6, "memory")
+    assert report((kernel,)).against(LIMITS.better(other)).kernels[0].of_limit == pytest.approx(1.0)
