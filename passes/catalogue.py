@@ -38,6 +38,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "decompose-attention": "optc.passes.decompose.decompose_attention:DecomposeAttention",
         "decompose-pooling": "optc.passes.decompose.decompose_pooling:DecomposePooling",
         "decompose-unsupported": "optc.passes.decompose.decompose_unsupported:DecomposeUnsupported",
+        "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
     }
 )  # fmt: skip
