@@ -25,9 +25,9 @@ _Model = Any
 
 def capture(
     model: _Model,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
+    example_kwargs: Mapping[str, Any] | None = None,
     shapes: Mapping[str, int] | None = None,
     diagnostics: list[Diagnostic] | None = None,
 ) -> Module:
@@ -37,7 +37,13 @@ def capture(
     """
     from optc.ir.capture import capture as run
 
-    return run(model, args, kwargs, shapes=shapes, diagnostics=diagnostics)
+    return run(
+        model,
+        example_inputs,
+        example_kwargs=example_kwargs,
+        shapes=shapes,
+        diagnostics=diagnostics,
+    )
 
 
 def compile(
