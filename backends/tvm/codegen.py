@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.tirx import PrimFunc
 
@@ -50,8 +51,9 @@ class ObjectCode:
     workspace: dict[str, int]
 
 
-def _schedule_passes() -> list[tvm.transform.Pass]:
-    schedule, tir = s_tir.transform, tirx.transform
+def _block_passes() -> list[tvm.transform.Pass]:
+    """For functions made by `s_tir.Schedule`: their blocks become plain loops."""
+    schedule = s_tir.transform
     return [
         schedule.CanonicalizeLoop(),
         schedule.LowerInitBlock(),
@@ -63,7 +65,14 @@ def _schedule_passes() -> list[tvm.transform.Pass]:
         schedule.AnnotateIrregularLoop(),
         schedule.InjectSoftwarePipeline(),
         schedule.LowerOpaqueBlock(),
+    ]
+
+
+def _loop_passes() -> list[tvm.transform.Pass]:
+    tir, schedule = tirx.transform, s_tir.transform
+    return [
         tir.FlattenBuffer(),
+        tir.StmtSimplify(),
         tir.BF16ComputeLegalize(),
         tir.NarrowDataType(32),
         schedule.LoopPartition(),
@@ -93,7 +102,8 @@ def compile_functions(functions: Sequence[PrimFunc], target: Target) -> ObjectCo
     module = tvm.IRModule({_symbol(function): function for function in functions})
     module = tirx.transform.BindTarget(llvm)(module)
     with tvm.transform.PassContext(opt_level=3):
-        for lower in _schedule_passes():
+        blocks = any(_has_blocks(function) for function in functions)
+        for lower in [*(_block_passes() if blocks else []), *_loop_passes()]:
             module = lower(module)
         plain = {name: to_workspace(f) for name, f in module.functions.items()}
         module = tvm.IRModule({name: function for name, (function, _) in plain.items()})
@@ -102,6 +112,12 @@ def compile_functions(functions: Sequence[PrimFunc], target: Target) -> ObjectCo
         built = tvm.get_global_func("target.build.llvm")(module, llvm)
     workspace = {name.name_hint: size for name, (_, size) in plain.items()}
     return ObjectCode(_checked(_object_bytes(built), functions), workspace)
+
+
+def _has_blocks(function: PrimFunc) -> bool:
+    """Block passes take seconds on large expressions; functions written as loops need none."""
+    block = (s_tir.SBlock, lambda _: tvm_ffi.VisitInterrupt(True))
+    return tvm_ffi.structural_walk(function.body, block) is not None
 
 
 def _symbol(function: PrimFunc) -> str:

@@ -17,6 +17,7 @@ from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.lower import lower_node
+from optc.backends.tvm.templates.legal import legal_call
 from optc.backends.tvm.templates.loops import Code, Index, as_index
 from optc.ir.graph import Graph, Value
 from optc.ir.types import TensorType
@@ -115,7 +116,7 @@ class Elements:
 
         def call(item: Call, mutator: tvm_ffi.StructuralMutator) -> Expr:
             if item.op.name != _LOAD:
-                return mutator.default_mutate(item)
+                return legal_call(mutator.default_mutate(item))
             source, *index = item.args
             return inner.at(source, [mutator.mutate(i) for i in index])
 

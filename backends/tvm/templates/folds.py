@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm
-import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Expr, Var
 from tvm.tirx import Buffer
@@ -50,12 +49,7 @@ class Fold:
         places: dict[Var, Expr] = dict(zip(self.reducer.lhs, left, strict=True))
         places.update(zip(self.reducer.rhs, right, strict=True))
 
-        def variable(item: Var) -> Expr:
-            return places.get(item, item)
-
-        return [
-            tvm_ffi.structural_map(value, (Var, variable)) for value in self.reducer.result
-        ]
+        return [Elements({}).expression(value, places) for value in self.reducer.result]
 
 
 def fold_of(op: te.ComputeOp) -> Fold:

@@ -149,5 +149,5 @@ def _stages(tensor: te.Tensor, stop: set[Key]) -> Sequence[te.Tensor]:
         if key in stop or key in found or isinstance(item.op, te.PlaceholderOp):
             continue
         found[key] = item
-        pending += item.op.input_tensors
+        pending.extend(item.op.input_tensors)  # `+=` would make it a TVM array
     return tuple(found.values())

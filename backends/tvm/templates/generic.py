@@ -24,6 +24,7 @@ from optc.backends.tvm.templates.elements import (
     tensors_of,
 )
 from optc.backends.tvm.templates.folds import emit_fold
+from optc.backends.tvm.templates.legal import legal
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.nest import for_each_point, space_of
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
@@ -120,7 +121,7 @@ class _Emission:
         )
         for name, buffer in places:
             self.code.add(tirx.DeclBuffer(name, data=buffer.data))
-        self.code.add(op.body)
+        self.code.add(legal(op.body))
 
     def _buffer(self, tensor: te.Tensor) -> Buffer:
         key = key_of(tensor)

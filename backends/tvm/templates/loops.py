@@ -20,6 +20,8 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer, ForKind, PrimFunc, Stmt, Var
 
+from optc.backends.tvm.templates.legal import can_be_named
+
 Index = Sequence[Expr | int]
 T = TypeVar("T")
 
@@ -34,14 +36,17 @@ class Code:
 
     def __init__(self) -> None:
         self._blocks: list[list[Stmt]] = [[]]
+        self._vectors = 0  # open vector loops
 
     def add(self, statement: Stmt) -> None:
         """Append a statement to the innermost open block."""
         self._blocks[-1].append(statement)
 
     def bind(self, value: Expr, name: str = "v") -> Expr:
-        """Compute `value` once, here; constants and variables are handed back as they are."""
+        """Compute `value` once, here; answers with its name, or with itself if it needs none."""
         if isinstance(value, Var | tirx.IntImm | tirx.FloatImm):
+            return value
+        if self._vectors and not can_be_named(value):
             return value
         variable = Var(name, value.ty)
         self.add(tirx.Bind(variable, value))
@@ -66,8 +71,10 @@ class Code:
             yield tirx.const(0, "int32")
             return
         variable = Var(name, "int32")
+        self._vectors += kind is ForKind.VECTORIZED
         with self._block() as body:
             yield variable
+        self._vectors -= kind is ForKind.VECTORIZED
         self.add(tirx.For(variable, as_index(0), as_index(extent), kind, body[0]))
 
     def parallel(self, name: str, extent: Expr | int):  # type: ignore[no-untyped-def]
