@@ -1,1 +1,5 @@
-"""From a torch.export program to a Module: the only way a model enters the compiler."""
+"""Capture: `torch.export` programs to modules. The only place under `ir` that imports torch."""
+
+from optc.ir.capture.entry import capture
+
+__all__ = ["capture"]
