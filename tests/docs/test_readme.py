@@ -1,4 +1,4 @@
-"""The README's blocks run, in order, in one empty folder: `python` in this Python, `sh` in a shell."""
+"""The README's blocks run, in order, in one empty folder: `python` here, `sh` in a shell."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ def test_a_wrong_page_fails_with_the_difference_and_update_mends_it(tmp_path: Pa
     path = folder / "remove-dead.md"
     path.write_text(
         "# remove-dead\n\n## A value nobody reads\n\n```optc input\n"
-        "graph @main(%x: 4xf32) {\n  %a = exp(%x) : 4xf32\n  %b = relu(%x) : 4xf32\n  return %b\n}\n"
+        "graph @main(%x: 4xf32) {\n  %a = exp(%x) : 4xf32\n  %b = relu(%x) : 4xf32\n"
+        "  return %b\n}\n"
         "```\n\n```optc output\nwrong\n```\n"
     )
     wrong = pytest_on(path)
