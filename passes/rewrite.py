@@ -85,6 +85,7 @@ class Site:
 
 Rule = Callable[[Node, Site], Answer]
 Rules = Mapping[type[Op], Sequence[Rule]]
+Refusal = tuple[Node, Miss]
 
 
 def rewrite(module: Module, rules: Rules, ctx: PassContext, *, code: str) -> Module:
@@ -95,25 +96,36 @@ def rewrite(module: Module, rules: Rules, ctx: PassContext, *, code: str) -> Mod
 
 
 def rewrite_graph(graph: Graph, rules: Rules, ctx: PassContext, *, code: str) -> Graph:
-    """`rewrite` for one graph; the same object when no rule fired."""
+    """`rewrite` for one graph; the same object when no rule fired.
+
+    What is refused in one walk may be part of what the next one takes: refusals count only where
+    they are final, in the last walk or at a node that another rule replaced.
+    """
+    refused: list[Refusal] = []
     for _ in range(ROUNDS):
-        result = _walk(graph, rules, ctx, code)
+        refused = []
+        result = _walk(graph, rules, ctx, code, refused)
         if result is graph:
-            return graph
+            break
         graph = result
+    _remark(refused, ctx, code)
     return graph
 
 
-def _walk(graph: Graph, rules: Rules, ctx: PassContext, code: str) -> Graph:
+def _walk(
+    graph: Graph, rules: Rules, ctx: PassContext, code: str, refused: list[Refusal]
+) -> Graph:
     site = Site(graph, ctx)
     changed = False
     for old in graph.nodes:
         node = remap(old, site.resolve)
-        answer = _offer(node, site, rules.get(type(node.op), ()), code)
+        answer, misses = _offer(node, site, rules.get(type(node.op), ()))
         if answer is None:
             site.builder.append(node)
+            refused += misses
             continue
         changed = True
+        _remark(misses, ctx, code)
         for before, after in zip(node.outputs, answer, strict=True):
             site.replace(before, after)
     if not changed:
@@ -123,20 +135,28 @@ def _walk(graph: Graph, rules: Rules, ctx: PassContext, code: str) -> Graph:
     return site.builder.build(outputs)
 
 
-def _offer(node: Node, site: Site, rules: Sequence[Rule], code: str) -> tuple[Value, ...] | None:
+def _offer(
+    node: Node, site: Site, rules: Sequence[Rule]
+) -> tuple[tuple[Value, ...] | None, list[Refusal]]:
+    """The values of the first rule that fires, and the refusals of those before it."""
     site.builder.loc = node.loc
     site.hint = node.outputs[0].hint if node.outputs else ""
     site.offered = node
+    misses: list[Refusal] = []
     for rule in rules:
         mark = len(site.builder.nodes)
         answer = rule(node, site)
-        if isinstance(answer, Miss):
-            site.ctx.remark(code, f"{node.op.name} left as it is: {answer.reason}", node.loc)
         if answer is None or isinstance(answer, Miss):
+            misses += [] if answer is None else [(node, answer)]
             del site.builder.nodes[mark:]
             continue
-        return answer if isinstance(answer, tuple) else (answer,)
-    return None
+        return (answer if isinstance(answer, tuple) else (answer,)), misses
+    return None, misses
+
+
+def _remark(refused: Sequence[Refusal], ctx: PassContext, code: str) -> None:
+    for node, miss in refused:
+        ctx.remark(code, f"{node.op.name} left as it is: {miss.reason}", node.loc)
 
 
 def remap(node: Node, resolve: Callable[[Value], Value]) -> Node:

@@ -7,6 +7,7 @@ import numpy as np
 from optc.ir.constant import Absent, Constant, Splat, constant, from_floats, splat, to_floats
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
+from optc.ir.types import TensorType
 from optc.passes.rewrite import Site
 
 
@@ -32,7 +33,11 @@ def negated(site: Site, value: Value) -> Constant:
 
 
 def rounded(array: np.ndarray, dtype: DType) -> Constant:
-    """A constant of floats, rounded to `dtype`."""
+    """A constant of floats, rounded to `dtype`; a splat if all its elements are the same bits."""
+    flat = array.reshape(-1)
+    if flat.size and np.all(flat == flat[0]) and len(set(np.signbit(flat))) == 1:
+        one = to_floats(from_floats(flat[:1], dtype))
+        return splat(float(one[0]), TensorType(array.shape, dtype))
     return from_floats(array, dtype)
 
 

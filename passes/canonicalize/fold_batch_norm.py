@@ -69,12 +69,13 @@ def _standalone(node: Node, site: Site) -> Answer:
     if factors is None or not x.type.dtype.is_float:
         return None
     trailing = 0 if node.op.channels_last else x.type.rank - 2
-    factor, shift = (_per_channel(site, array, x, trailing) for array in factors)
+    factor = _per_channel(site, factors[0], x, trailing, "scale")
+    shift = _per_channel(site, factors[1], x, trailing, "shift")
     return site.emit(ew.Add(), site.emit(ew.Mul(), x, factor), shift)
 
 
-def _per_channel(site: Site, array: np.ndarray, x: Value, trailing: int) -> Value:
+def _per_channel(site: Site, array: np.ndarray, x: Value, trailing: int, hint: str) -> Value:
     shape = (array.size, *[1] * trailing)
-    return site.constant(rounded(array.reshape(shape), x.type.dtype), "scale")
+    return site.constant(rounded(array.reshape(shape), x.type.dtype), hint)
 
 

@@ -93,8 +93,9 @@ class _Region:
         return value.type.nbytes <= self.growth + sum(_stored(self.graph.constants[v]) for v in freed)
 
     def refuse(self, node: Node, value: Value) -> None:
-        message = f"{node.op.name} not folded: {value.type} takes {value.type.nbytes} bytes"
-        self.ctx.remark(_CODE, f"{message}; see fold-constants{{growth=...}}", node.loc)
+        size = value.type.nbytes
+        message = f"{node.op.name} not folded: {value.type} takes {size} bytes"
+        self.ctx.remark(_CODE, f"{message}; see fold-constants{{growth={size}}}", node.loc)
 
 
 def _stored(item: Constant) -> int:

@@ -30,7 +30,8 @@ def _fold(node: Node, site: Site) -> Answer:
     if pad is None or not isinstance(pad.op, Pad) or not isinstance(node.op, Conv):
         return None
     if pad.op.mode is not PadMode.CONSTANT or pad.op.value != 0:
-        return Miss(f"{pad.op.mode.value} padding with {pad.op.value} is not zeros")
+        what = pad.op.value if pad.op.mode is PadMode.CONSTANT else pad.op.mode.value
+        return Miss(f"the image is padded with {what}, not with zeros")
     axes = spatial_axes(node.inputs[0].type.rank, node.op.channels_last)
     widths = list(zip(pad.op.low, pad.op.high, strict=True))
     if any(sum(width) for axis, width in enumerate(widths) if axis not in axes):

@@ -56,7 +56,9 @@ def _raised(node: Node, site: Site, atom: Value, curve: Node, offset: float) -> 
         argument = polynomial(site, curve.inputs[0], x)
         if argument is None:
             continue
-        if not is_polynomial(argument, wanted) or not is_close(coefficient * offset, 0.5):
+        if not is_close(coefficient * offset, 0.5):
+            return None  # the half may follow
+        if not is_polynomial(argument, wanted):
             return Miss("its coefficients are not those of GELU")
         return site.emit(ew.Gelu(tanh), x)
     return None
