@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from optc.backends.aot.build import Emit
-from optc.ir.diagnostics import Diagnostic
+from optc.ir.diagnostics import Diagnostic, InternalError, OptcError
 from optc.ir.module import Module
 from optc.ir.printer import print_module
 from optc.ir.structural import module_digest
@@ -99,7 +99,7 @@ def compile_module(
     with clock.stage("passes"):
         passes = passes_of(options)
         lowered = run_passes(module, passes, context, (history, times, *observers))
-    with clock.stage("kernels"):
+    with clock.stage("kernels"), _reproducible(lowered):
         program = assemble(
             lowered,
             lambda jobs: builder.build(jobs, lambda done: clock.tick("kernels", done, len(jobs))),
@@ -136,6 +136,26 @@ class History:
         """`graphs/NN-<pass>.optc`, the captured module being `00-capture`."""
         texts = [("capture", print_module(captured)), *self.texts]
         return {f"graphs/{i:02d}-{name}.optc": text.encode() for i, (name, text) in enumerate(texts)}
+
+
+@contextmanager
+def _reproducible(module: Module) -> Iterator[None]:
+    """Turn what a kernel builder raises into an InternalError that holds the graph it met."""
+    try:
+        yield
+    except (OptcError, InternalError, MemoryError):
+        raise
+    except Exception as problem:
+        raise KernelFailure(module, problem) from problem
+
+
+class KernelFailure(InternalError):
+    """A kernel could not be built. Holds what reproduces it: the module as it was fused."""
+
+    def __init__(self, module: Module, problem: Exception) -> None:
+        self.reproducer = print_module(module)
+        first = str(problem).partition("\n")[0]
+        super().__init__(f"a kernel could not be built: {type(problem).__name__}: {first}")
 
 
 class _Clock:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 KINDS = ("so", "a", "obj", "c")
 DIALECTS = ("linalg", "tosa", "stablehlo")
+NOTEWORTHY = 0.05  # seconds from which a pass that changed nothing has its own row
 RUNS, SECONDS = 50, 2.0  # of the closing table's latency: whichever is reached first
 
 
@@ -167,12 +168,18 @@ class Times:
         self.observer = PassTimes()
 
     def show(self, *, stderr: bool = False) -> None:
-        """Print it, in the order the passes ran."""
+        """Print the passes that changed something, or took a while, in the order they ran."""
         numbers = ("ms", "nodes before", "after")
         table = plain_table("pass", *numbers, numbers=numbers)
+        quiet = []
         for record in self.observer.records:
+            if not record.changed and record.seconds < NOTEWORTHY:
+                quiet.append(record)
+                continue
             nodes = (str(record.before), str(record.after) if record.changed else "=")
             table.add_row(record.name, f"{record.seconds * 1e3:.1f}", *nodes)
+        spent = sum(record.seconds for record in quiet)
+        table.add_row(f"{len(quiet)} others changed nothing", f"{spent * 1e3:.1f}", "", "")
         console(stderr=stderr).print(table)
 
 

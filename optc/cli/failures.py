@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import pairwise
@@ -27,6 +28,8 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
     """Run a click command to its exit code; every failure ends in one diagnostic on stderr."""
     with suppress(ValueError):  # not the main thread: the program around us owns the signals
         signal.signal(signal.SIGTERM, _terminate)
+    if not sys.warnoptions:  # torch warns about itself; `python -W default -m optc.cli` shows that
+        warnings.simplefilter("ignore")
     try:
         result = command.main(args=arguments, prog_name="optc", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -115,7 +115,7 @@ def capture_model(path: Path, shape: str, unsafe_load: bool, example: Path | Non
     from optc.ir.diagnostics import Diagnostic
 
     found: list[Diagnostic] = []
-    arrays = tuple(read_arrays(example).values()) if example else None
+    arrays = read_arrays(example) if example else None
     try:
         return capture(
             path, arrays, shapes=parse_shapes(shape), unsafe_load=unsafe_load, diagnostics=found
