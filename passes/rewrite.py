@@ -112,9 +112,7 @@ def rewrite_graph(graph: Graph, rules: Rules, ctx: PassContext, *, code: str) ->
     return graph
 
 
-def _walk(
-    graph: Graph, rules: Rules, ctx: PassContext, code: str, refused: list[Refusal]
-) -> Graph:
+def _walk(graph: Graph, rules: Rules, ctx: PassContext, code: str, refused: list[Refusal]) -> Graph:
     site = Site(graph, ctx)
     changed = False
     for old in graph.nodes:

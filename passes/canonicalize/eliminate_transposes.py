@@ -7,8 +7,20 @@ from dataclasses import dataclass, replace
 from optc.ir.graph import Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import (
-    BINARY, UNARY, Concat, Flip, Op, Pad, ReduceAll, ReduceAny, ReduceMax, ReduceMin, Reshape, Slice,
-    Transpose, ew,
+    BINARY,
+    UNARY,
+    Concat,
+    Flip,
+    Op,
+    Pad,
+    ReduceAll,
+    ReduceAny,
+    ReduceMax,
+    ReduceMin,
+    Reshape,
+    Slice,
+    Transpose,
+    ew,
 )  # fmt: skip
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.matching import made_by

@@ -77,5 +77,3 @@ def _standalone(node: Node, site: Site) -> Answer:
 def _per_channel(site: Site, array: np.ndarray, x: Value, trailing: int, hint: str) -> Value:
     shape = (array.size, *[1] * trailing)
     return site.constant(rounded(array.reshape(shape), x.type.dtype), hint)
-
-

@@ -90,7 +90,9 @@ class _Region:
         read = {v for node in cone for v in node.inputs if v in self.graph.constants}
         inside = set(cone)
         freed = (v for v in read if inside.issuperset(self.graph.users[v]))
-        return value.type.nbytes <= self.growth + sum(_stored(self.graph.constants[v]) for v in freed)
+        return value.type.nbytes <= self.growth + sum(
+            _stored(self.graph.constants[v]) for v in freed
+        )
 
     def refuse(self, node: Node, value: Value) -> None:
         size = value.type.nbytes
@@ -126,7 +128,9 @@ def _splat(node: Node, items: list[Constant], evaluate: Evaluate | None) -> Cons
     if evaluate is None or not isinstance(node.op, ELEMENTWISE):
         return None
     inputs = {Value(TensorType((), item.type.dtype)): item for item in items}
-    constants = {v: splat(item.splat, v.type) for v, item in inputs.items() if item.splat is not None}
+    constants = {
+        v: splat(item.splat, v.type) for v, item in inputs.items() if item.splat is not None
+    }
     output = Value(TensorType((), type.dtype))
     scalar = Node(node.op, tuple(inputs), (output,))
     (result,) = evaluate(Graph("splat", (), (scalar,), (output,), constants), ())

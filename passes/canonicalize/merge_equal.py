@@ -1,4 +1,4 @@
-"""Value numbering: equal ops on equal inputs are computed once (Click 1995, without control flow)."""
+"""Value numbering: equal ops on equal inputs are computed once (Click 1995)."""
 
 from __future__ import annotations
 

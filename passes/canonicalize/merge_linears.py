@@ -101,7 +101,10 @@ class _Merge:
         return (
             bool(users)
             and value not in self.graph.outputs
-            and all(isinstance(user.op, (*ELEMENTWISE, Transpose)) or self.splits(user) for user in users)
+            and all(
+                isinstance(user.op, (*ELEMENTWISE, Transpose)) or self.splits(user)
+                for user in users
+            )
         )
 
     def splits(self, user: Node) -> bool:

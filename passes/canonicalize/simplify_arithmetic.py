@@ -150,9 +150,9 @@ def _where(node: Node, site: Site) -> Answer:
         return fit(site, a if item.splat else b, node.output.type)
     if a is b:
         return fit(site, a, node.output.type)
-    if (inverse := made_by(site, condition, ew.LogicalNot)) is not None:
-        if inverse.inputs[0].type == condition.type:
-            return site.emit(ew.Where(), inverse.inputs[0], b, a)
+    inverse = made_by(site, condition, ew.LogicalNot)
+    if inverse is not None and inverse.inputs[0].type == condition.type:
+        return site.emit(ew.Where(), inverse.inputs[0], b, a)
     return None
 
 

@@ -10,8 +10,23 @@ from optc.ir.constant import splat, to_floats
 from optc.ir.graph import Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import (
-    UNARY, ArgMax, ArgMin, Concat, Expand, Flip, Pad, PadMode, ReduceAll, ReduceAny, ReduceMax,
-    ReduceMin, ReduceProd, Reshape, Slice, Softmax, Take,
+    UNARY,
+    ArgMax,
+    ArgMin,
+    Concat,
+    Expand,
+    Flip,
+    Pad,
+    PadMode,
+    ReduceAll,
+    ReduceAny,
+    ReduceMax,
+    ReduceMin,
+    ReduceProd,
+    Reshape,
+    Slice,
+    Softmax,
+    Take,
 )  # fmt: skip
 from optc.ir.ops.reduction import Reduce
 from optc.passes.base import Effect, Pass, PassContext
@@ -196,7 +211,11 @@ def _take(node: Node, site: Site) -> Answer:
     rows, axis = to_floats(item).reshape(-1), node.op.axis
     step = int(rows[1] - rows[0]) if rows.size > 1 else 1
     wanted = rows[0] + step * np.arange(rows.size)
-    if step < 1 or not np.array_equal(rows, wanted) or not 0 <= rows[0] <= rows[-1] < data.shape[axis]:
+    if (
+        step < 1
+        or not np.array_equal(rows, wanted)
+        or not 0 <= rows[0] <= rows[-1] < data.shape[axis]
+    ):
         return None
     whole = Slice((0,) * data.type.rank, data.shape, (1,) * data.type.rank)
     op = _moved(whole, axis, int(rows[0]), int(rows[-1]) + 1)
@@ -228,5 +247,5 @@ _RULES: Rules = {
     Take: (_take,),
     ArgMax: (_place_of_one,),
     ArgMin: (_place_of_one,),
-    **{op: (_reduce_nothing,) for op in _REDUCE},
+    **dict.fromkeys(_REDUCE, (_reduce_nothing,)),
 }

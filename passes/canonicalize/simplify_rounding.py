@@ -132,5 +132,5 @@ _RULES: Rules = {
     ew.Maximum: (_maximum,),
     ew.Minimum: (_maximum,),
     ew.Clamp: (_clamp,),
-    **{op: (_reduce_nothing,) for op in (ReduceSum, ReduceMean)},
+    **dict.fromkeys((ReduceSum, ReduceMean), (_reduce_nothing,)),
 }

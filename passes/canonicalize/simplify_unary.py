@@ -122,9 +122,9 @@ def _limits(op: Op) -> tuple[float | int | None, float | int | None]:
 
 
 _RULES: Rules = {
-    **{op: (_again,) for op in _IDEMPOTENT},
-    **{op: (_back,) for op in _INVOLUTION},
-    **{op: (_integral,) for op in _INTEGRAL},
+    **dict.fromkeys(_IDEMPOTENT, (_again,)),
+    **dict.fromkeys(_INVOLUTION, (_back,)),
+    **dict.fromkeys(_INTEGRAL, (_integral,)),
     ew.Abs: (_again, _abs),
     ew.Relu: (_again, _relu),
     ew.Cast: (_cast,),

@@ -7,8 +7,18 @@ from collections.abc import Mapping
 from optc.ir.dtype import DType
 from optc.ir.graph import Node, Value
 from optc.ir.ops import (
-    BatchNorm, GroupNorm, LayerNorm, LogSoftmax, Op, ReduceMax, ReduceMean, ReduceSum, Reshape,
-    RmsNorm, Softmax, ew,
+    BatchNorm,
+    GroupNorm,
+    LayerNorm,
+    LogSoftmax,
+    Op,
+    ReduceMax,
+    ReduceMean,
+    ReduceSum,
+    Reshape,
+    RmsNorm,
+    Softmax,
+    ew,
 )  # fmt: skip
 from optc.passes.decompose.activations import like
 from optc.passes.matching import reshaped

@@ -1,4 +1,4 @@
-"""Windows: pooling of whole images as means, adaptive windows as fixed ones, transposed convolution."""
+"""Adaptive pooling as means or fixed windows, and transposed convolution as a convolution."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import numpy as np
 from optc.ir.constant import constant
 from optc.ir.graph import Node, Value
 from optc.ir.ops import (
-    AdaptiveAvgPool, AvgPool, Conv, ConvTranspose, Op, Pad, ReduceMean, Reshape, Slice,
+    AdaptiveAvgPool,
+    AvgPool,
+    Conv,
+    ConvTranspose,
+    Op,
+    Pad,
+    ReduceMean,
+    Reshape,
+    Slice,
 )  # fmt: skip
 from optc.ir.ops.contraction import spatial_axes
 from optc.passes.matching import reshaped
@@ -30,9 +38,7 @@ def adaptive_pool(node: Node, site: Site) -> Answer:
     kernel = tuple(extent // size for extent, size in zip(extents, op.size, strict=True))
     zeros = tuple((0, 0) for _ in kernel)
     ones = (1,) * len(kernel)
-    return site.emit(
-        AvgPool(kernel, kernel, zeros, ones, op.channels_last, zeros), x
-    )
+    return site.emit(AvgPool(kernel, kernel, zeros, ones, op.channels_last, zeros), x)
 
 
 def conv_transpose(node: Node, site: Site) -> Answer:
@@ -44,7 +50,9 @@ def conv_transpose(node: Node, site: Site) -> Answer:
     if op.channels_last:
         return Miss("its channels are the last axis")
     spread = _with_zeros(site, x, op.stride)
-    kernel = site.constant(constant(_turned(site, weight, op.groups), weight.type.dtype), weight.hint)
+    kernel = site.constant(
+        constant(_turned(site, weight, op.groups), weight.type.dtype), weight.hint
+    )
     padding: list[tuple[int, int]] = []
     low, high = [0] * x.type.rank, [0] * x.type.rank
     for place, (extent, step) in enumerate(zip(weight.shape[2:], op.dilation, strict=True)):

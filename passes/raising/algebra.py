@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from optc.ir.graph import Value
-from optc.ir.ops import ew
+from optc.ir.ops import Op, ew
 from optc.passes.matching import is_close, made_by, number
 from optc.passes.rewrite import Site
 
@@ -57,21 +57,24 @@ def polynomial(site: Site, value: Value, x: Value, depth: int = 0) -> Polynomial
         return None
     terms = [polynomial(site, operand, x, depth + 1) for operand in node.inputs]
     left, right = terms[0], terms[-1]
-    if left is None or right is None:
-        return None
-    match node.op:
+    return None if left is None or right is None else _joined(node.op, left, right)
+
+
+def _joined(op: Op, left: Polynomial, right: Polynomial) -> Polynomial | None:
+    number = right.get(0, 0.0) if set(right) == {0} else None
+    match op:
         case ew.Neg():
-            return {power: -c for power, c in left.items()}
+            return _sum({}, left, -1.0)
         case ew.Add():
             return _sum(left, right, 1.0)
         case ew.Sub():
             return _sum(left, right, -1.0)
         case ew.Mul():
             return _product(left, right)
-        case ew.Div() if set(right) == {0} and right[0]:
-            return {power: c / right[0] for power, c in left.items()}
-        case ew.Pow() if set(right) == {0} and right[0] in (2, 3):
-            return _product(left, left if right[0] == 2 else _product(left, left))
+        case ew.Div() if number:
+            return _product(left, {0: 1.0 / number})
+        case ew.Pow() if number in (2, 3):
+            return _product(left, left if number == 2 else _product(left, left))
     return None
 
 

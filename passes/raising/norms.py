@@ -20,7 +20,7 @@ def is_last(axes: tuple[int, ...], rank: int) -> bool:
     return axes == tuple(range(rank - len(axes), rank))
 
 
-def take_weight(kind: type[LayerNorm] | type[RmsNorm]) -> Rule:
+def take_weight(kind: type[LayerNorm | RmsNorm]) -> Rule:
     """norm(x) * w becomes norm(x, w), w being a constant along the normalised axes."""
 
     def rule(node: Node, site: Site) -> Answer:

@@ -46,7 +46,11 @@ class _Scores:
 def _attention(node: Node, site: Site) -> Answer:
     weights, v = node.inputs
     softmax = made_by(site, weights, Softmax)
-    if softmax is None or type(softmax.op) is not Softmax or softmax.op.axis != weights.type.rank - 1:
+    if (
+        softmax is None
+        or type(softmax.op) is not Softmax
+        or softmax.op.axis != weights.type.rank - 1
+    ):
         return None
     scores = _scores(site, softmax.inputs[0])
     if scores is None:

@@ -75,7 +75,9 @@ def _centred(site: Site, value: Value) -> Reduced | None:
     if node is None:
         return None
     found = mean(site, node.inputs[1])
-    return found if found is not None and is_mean(found) and found.source is node.inputs[0] else None
+    return (
+        found if found is not None and is_mean(found) and found.source is node.inputs[0] else None
+    )
 
 
 def _variance(site: Site, value: Value, about: Reduced) -> Reduced | None:

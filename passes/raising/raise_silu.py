@@ -1,4 +1,4 @@
-"""SiLU, also called swish, and the sigmoid in it (Elfwing et al. 2018; Ramachandran et al. 2017)."""
+"""SiLU and the sigmoid in it (Elfwing et al. 2018; as swish, Ramachandran et al. 2017)."""
 
 from __future__ import annotations
 

@@ -54,7 +54,9 @@ def _softmax(site: Site, power: Value, divisor: Value) -> Answer:
         return Miss(f"the sum runs over axes {total.axes}, not over one")
     if site.uses(power) > 2:
         return Miss("the exponential has other users")
-    return site.emit(Softmax(total.axes[0]), _without_maximum(site, exponential.inputs[0], total.axes))
+    return site.emit(
+        Softmax(total.axes[0]), _without_maximum(site, exponential.inputs[0], total.axes)
+    )
 
 
 def _without_maximum(site: Site, value: Value, axes: tuple[int, ...]) -> Value:
@@ -82,7 +84,7 @@ def _log_difference(node: Node, site: Site) -> Answer:
 
 def _log(node: Node, site: Site) -> Answer:
     softmax = made_by(site, node.inputs[0], Softmax)
-    if softmax is None or not type(softmax.op) is Softmax:
+    if softmax is None or type(softmax.op) is not Softmax:
         return None
     if site.uses(softmax.output) > 1:
         return Miss("the softmax has other users")

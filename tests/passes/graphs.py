@@ -93,7 +93,9 @@ class Maker:
         rank = self.draw(st.integers(0, x.type.rank))
         shape = [self.pick((1, dim)) for dim in x.shape[x.type.rank - rank :]]
         c = self.number(shape)
-        op = self.pick((*BINARY, ew.Div, ew.Pow)) if not self.exact else self.pick((*BINARY, ew.Div))
+        op = (
+            self.pick((*BINARY, ew.Div, ew.Pow)) if not self.exact else self.pick((*BINARY, ew.Div))
+        )
         if isinstance(op(), ew.Div | ew.Pow):
             powers = (2.0, 4.0, -0.5) if self.exact else (2.0, 3.0)
             c = self.builder.splat(self.pick(powers), TensorType(tuple(shape), self.dtype))
@@ -187,5 +189,3 @@ def modules(draw: Draw, *, exact: bool, nodes: int = 14) -> Module:
         maker.grow()
     count = draw(st.integers(1, 2))
     return module_of(maker.builder.build(maker.values[-count:]))
-
-

@@ -29,7 +29,9 @@ def context(*, exact: bool = False) -> PassContext:
 def inputs_of(module: Module, seed: int = 0) -> Mapping[str, torch.Tensor]:
     """Random inputs: small multiples of 1/4, with signed zeros; indices are 0 or 1."""
     generator = np.random.default_rng(seed)
-    return {port.name: _tensor(generator, port.type.shape, port.type.dtype) for port in module.inputs}
+    return {
+        port.name: _tensor(generator, port.type.shape, port.type.dtype) for port in module.inputs
+    }
 
 
 def _tensor(generator: np.random.Generator, shape: Sequence[int], dtype: DType) -> torch.Tensor:
@@ -67,7 +69,7 @@ def same(before: Module, after: Module, *, exact: bool, tolerance: float, seed: 
     assert old.keys() == new.keys()
     for name in old:
         a, b = old[name], new[name]
-        assert a.shape == b.shape and a.dtype == b.dtype, name
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), name
         if exact or not a.is_floating_point():
             assert bits(a) == bits(b), f"{name}: {a} became {b}"
             continue

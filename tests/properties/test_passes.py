@@ -1,16 +1,16 @@
-"""Every pass keeps what it promises to keep, on random graphs: bits or values, and its fixed point."""
+"""Every pass keeps what it promises on random graphs: bits or values, and its fixed point."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.passes.graphs import modules
-from tests.passes.oracle import check, context
 
 from optc.ir.module import Module
 from optc.passes.base import Effect, Pass, run_passes
 from optc.passes.canonicalize.canonicalize import CLEAN
 from optc.passes.standard import CANONICALIZE
+from tests.passes.graphs import modules
+from tests.passes.oracle import check, context
 
 EXACT = [step for step in CLEAN if step.effect is Effect.EXACT]
 ROUNDING = [step for step in CLEAN if step.effect is Effect.ROUNDING]
