@@ -68,7 +68,7 @@ test: venv
 
 .PHONY: check
 check: $(VENV)/installed
-	$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	$(BIN)/ruff format --check --output-format concise .
 	$(BIN)/ruff check .
 	$(BIN)/python -m tests.structure.view
 	$(ONE_THREAD) $(PYTEST) -q tests/structure
