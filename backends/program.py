@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from optc.ir.dtype import DType
 
 ALIGNMENT = 64  # bytes: every offset in the arena, the weights and the state; a cache line

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -93,29 +92,25 @@ def _parse(path: Path, text: bytes) -> Mapping[str, Any]:
 
 def _check(manifest: Mapping[str, Any]) -> None:
     """Raises a Python error when something the loader reads is missing or not of its kind."""
-    if manifest["version"] != _VERSION:
-        raise ValueError(f"format version {manifest['version']!r}")
-    for key in ("name", "prefix"):
-        if not isinstance(manifest[key], str):
-            raise TypeError(key)
-    if not manifest["prefix"].isidentifier() or not isinstance(manifest["target"]["triple"], str):
-        raise ValueError("prefix or target")
+    name, prefix, triple = manifest["name"], manifest["prefix"], manifest["target"]["triple"]
+    segments = [segment["name"] for segment in manifest["segments"]]
+    if not all(isinstance(text, str) for text in (name, prefix, triple, *segments)):
+        raise TypeError("a name is no text")
+    if manifest["version"] != _VERSION or not prefix.isidentifier():
+        raise ValueError("version or prefix")
     for kind in ("inputs", "outputs", "states"):
         for entry in manifest[kind]:
             Tensor.of(entry)
-    for segment in manifest["segments"]:
-        if not isinstance(segment["name"], str):
-            raise TypeError("segments")
-    for name, entry in manifest["files"].items():
-        if (
-            PurePosixPath(name).is_absolute()
-            or ".." in PurePosixPath(name).parts
-            or not name.isprintable()
-        ):
-            raise ValueError(f"file name {name!r}")
-        if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
-            raise TypeError(f"file {name!r}")
+    for file, entry in manifest["files"].items():
+        _check_file(PurePosixPath(file), entry["bytes"], entry["sha256"])
     check_tree(manifest["output_tree"], len(manifest["outputs"]))
+
+
+def _check_file(path: PurePosixPath, nbytes: object, digest: object) -> None:
+    if path.is_absolute() or ".." in path.parts or not str(path).isprintable():
+        raise ValueError(f"file name {str(path)!r}")
+    if type(nbytes) is not int or not isinstance(digest, str):
+        raise TypeError(f"file {str(path)!r}")
 
 
 def _unpack(
@@ -131,40 +126,43 @@ def _unpack(
         return folder
     try:
         store.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=store))
+        with tempfile.TemporaryDirectory(prefix=f".{key}.", dir=store) as name:
+            new = Path(name) / "new"
+            _extract(path, archive, manifest, new)
+            shutil.rmtree(folder, ignore_errors=True)  # an incomplete one: a file was removed
+            _take_place(new, folder, manifest)
     except OSError as problem:
+        reason = problem.strerror or str(problem)
         raise error(
             "E0515",
-            f"{path} cannot be unpacked to {store}: {problem.strerror}",
+            f"{path} cannot be unpacked to {store}: {reason}",
             help="unzip it and load the folder",
         ) from problem
-    try:
-        for name in [_MANIFEST, *manifest["files"]]:
-            target = aside / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _extract(
+    path: Path, archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path
+) -> None:
+    damaged = error("E0514", f"{path} is damaged", help="copy or compile it again")
+    for name in (_MANIFEST, *manifest["files"]):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
             with archive.open(name) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, _CHUNK)
-        for name, entry in manifest["files"].items():
-            if _sha256(aside / name) != entry["sha256"]:
-                raise error(
-                    "E0514", f"{name} in {path} is damaged", help="copy or compile it again"
-                )
-        if folder.exists():
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # an incomplete one, whose file someone removed
-        try:
-            os.rename(aside, folder)
-        except OSError:
-            if not _complete(folder, manifest):  # else another process was faster
-                raise
-    except zipfile.BadZipFile as problem:
-        raise error(
-            "E0514", f"{path} is damaged: {problem}", help="copy or compile it again"
-        ) from problem
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
+        except (zipfile.BadZipFile, KeyError, EOFError) as problem:
+            raise damaged from problem
+    if any(_sha256(folder / name) != e["sha256"] for name, e in manifest["files"].items()):
+        raise damaged
+
+
+def _take_place(new: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
+    try:
+        new.rename(folder)
+    except OSError:
+        if not _complete(folder, manifest):  # else another process was faster
+            raise
 
 
 def _complete(folder: Path, manifest: Mapping[str, Any]) -> bool:

@@ -43,9 +43,11 @@ def check_plan(
     for index in sorted(range(len(values)), key=lambda index: values[index].first):
         value = values[index]
         alive = [other for other in alive if values[other].last >= value.first]
-        for other in alive:
-            if _overlap(offsets[index], value.nbytes, offsets[other], values[other].nbytes):
-                problems.append(f"values {other} and {index} are alive together and overlap")
+        problems += [
+            f"values {other} and {index} are alive together and overlap"
+            for other in alive
+            if _overlap(offsets[index], value.nbytes, offsets[other], values[other].nbytes)
+        ]
         alive.append(index)
     return problems
 

@@ -19,12 +19,3 @@ const char *optc_rt_last_error(void)
 {
     return sentence;
 }
-
-/* An assertion in a kernel reports through this symbol before it returns non-zero. */
-void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count);
-void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count)
-{
-    size_t used = (size_t)snprintf(sentence, sizeof sentence, "%s: ", kind);
-    for (int32_t i = 0; i < count && used < sizeof sentence; ++i)
-        used += (size_t)snprintf(sentence + used, sizeof sentence - used, "%s", parts[i]);
-}

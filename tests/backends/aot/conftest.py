@@ -1,4 +1,4 @@
-"""Artifacts of hand-written kernels: no kernel compiler and no IR is needed to test what runs them."""
+"""Artifacts of hand-written kernels: what runs them needs no kernel compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generated C says what the program says, whatever names it holds, and compiles as C and as C++."""
+"""The generated C says what the program says and compiles as C and C++, whatever its names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NASTY = 'a*/b/*"c"\\ ??/ \n é %d'
 
 @pytest.fixture
 def nasty(adder: Program) -> Program:
-    """Every kind of step, scalar and empty ports, and names that would end a comment or a string."""
+    """Every kind of step, scalar and empty ports, names that would end a comment or string."""
     byte, word = Operand(Space.INPUT, 1), Operand(Space.STATE, 0)
     copy = Copy(Operand(Space.INPUT, 0), Operand(Space.OUTPUT, 0), 4, NASTY)
     call = Call("k_increment", (word, Operand(Space.INPUT, 0, 0)), NASTY)

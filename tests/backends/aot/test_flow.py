@@ -47,9 +47,7 @@ def say(name: str, weight: int) -> Segment:
     return Segment(name, (copy,))
 
 
-def test_state_lives_from_call_to_call(
-    without_ports: Program, tmp_path: Path, cache: Path
-) -> None:
+def test_state_lives_from_call_to_call(without_ports: Program, tmp_path: Path, cache: Path) -> None:
     state, arena = at(Space.STATE, 64), at(Space.ARENA)
     calls = (
         Call("k_increment", (state, arena), "count"),

@@ -16,23 +16,26 @@ from hypothesis import strategies as st
 
 from optc.backends.aot.package import pack
 from optc.bundle import open_bundle
-from optc.ir.diagnostics import OptcError
+from optc.ir.diagnostics import Diagnostic, OptcError
 from optc.runtime import load
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
 
 def attempt(path: Path, store: Path) -> None:
     """Open; anything but success and OptcError is a failure of the test."""
+    problems: tuple[Diagnostic, ...] = ()
     try:
-        bundle = open_bundle(path, store)
-        bundle.library()
+        open_bundle(path, store).library()
     except OptcError as problem:
-        assert all(d.code.startswith("E05") and d.message for d in problem.diagnostics)
+        problems = problem.diagnostics
+    assert all(found.code.startswith("E05") and found.message for found in problems)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,11 @@ def test_any_manifest(text: bytes) -> None:
 def test_a_zip_with_changed_or_missing_bytes(zipped: bytes, data: st.DataObject) -> None:
     raw = bytearray(zipped)
     # Most of the file is the library and the weights; its ends are where the structure is.
-    places = st.integers(0, 400) | st.integers(len(raw) - 400, len(raw) - 1) | st.integers(0, len(raw) - 1)
+    places = (
+        st.integers(0, 400)
+        | st.integers(len(raw) - 400, len(raw) - 1)
+        | st.integers(0, len(raw) - 1)
+    )
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(places)] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):

@@ -1,4 +1,4 @@
-"""An artifact is written whole or not at all, and equal input gives equal bytes wherever it is built."""
+"""An artifact is written whole or not at all, and equal input gives equal bytes everywhere."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from optc.backends.aot.digest import Digest
 from optc.backends.aot.header import exported_symbols
 from optc.backends.aot.link import Toolchain, find_toolchain, zig_target
 from optc.backends.aot.package import write_artifact
-from optc.backends.program import Operand, Program, RunSegment, Segment, Space, Weight
 from optc.backends.program import Call as KernelCall
+from optc.backends.program import Operand, Program, RunSegment, Segment, Space, Weight
 from optc.ir.diagnostics import InternalError, OptcError
 
 
@@ -89,9 +89,7 @@ def test_an_artifact_is_replaced_as_a_whole(adder: Program, tmp_path: Path, cach
 
 
 @pytest.mark.parametrize("name", ["out", "out.optc"])
-def test_other_files_are_left_alone(
-    adder: Program, tmp_path: Path, cache: Path, name: str
-) -> None:
+def test_other_files_are_left_alone(adder: Program, tmp_path: Path, cache: Path, name: str) -> None:
     out = tmp_path / name
     if name == "out":
         out.mkdir()
@@ -138,9 +136,7 @@ def test_a_place_below_a_file_cannot_be_written(
         write_artifact(adder, tmp_path / "file" / "out", cache=cache)
 
 
-def test_files_in_a_zip_are_aligned_and_stored(
-    adder: Program, tmp_path: Path, cache: Path
-) -> None:
+def test_files_in_a_zip_are_aligned_and_stored(adder: Program, tmp_path: Path, cache: Path) -> None:
     path = write_artifact(adder, tmp_path / "x.optc", cache=cache).path
     raw = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
@@ -185,9 +181,9 @@ def test_weights_are_loaded_when_they_are_written(
     late = (Weight(0, array.nbytes, lambda: array),)
     path = write_artifact(replace(adder, weights=late), tmp_path / "out", cache=cache).path
     assert (path / "weights.bin").read_bytes()[64:] == array.tobytes()
+    wrong = replace(adder, weights=(Weight(0, 8192, lambda: array[1:]),))
     with pytest.raises(InternalError, match="loaded as"):
-        wrong = (Weight(0, 8192, lambda: array[1:]),)
-        write_artifact(replace(adder, weights=wrong), tmp_path / "out", cache=cache)
+        write_artifact(wrong, tmp_path / "out", cache=cache)
 
 
 def test_a_digest_does_not_depend_on_the_pieces() -> None:

@@ -1,4 +1,4 @@
-"""Every plan satisfies the independent checker, and the checker knows a bad plan when it sees one."""
+"""Every plan satisfies the independent checker, and the checker knows a bad plan."""
 
 from __future__ import annotations
 

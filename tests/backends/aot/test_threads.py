@@ -62,9 +62,7 @@ def test_instances_come_and_go_while_others_run(adder_folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def marker(
-    adder: Program, cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Artifact:
+def marker(adder: Program, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Kernels that note which tasks ran, and in how many pieces."""
     program = replace(
         adder,
@@ -123,7 +121,9 @@ def test_the_pool_has_no_data_race(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     # Address space randomisation beyond what ThreadSanitizer can map makes it refuse to start.
     prefix = ("setarch", "-R") if shutil.which("setarch") else ()
-    done = subprocess.run((*prefix, "./stress"), cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        (*prefix, "./stress"), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     if "unexpected memory mapping" in done.stderr:
         pytest.skip("ThreadSanitizer cannot map its memory here")
     assert done.returncode == 0, done.stderr[-4000:]

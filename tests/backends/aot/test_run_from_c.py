@@ -1,0 +1,102 @@
+"""The C example is built and run, with the library, with the archive, and on ARM."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optc.backends.aot.build import Emit
+from optc.backends.aot.link import find_toolchain
+from optc.backends.aot.package import write_artifact
+from optc.backends.program import Program
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "run_from_c"
+
+
+@pytest.fixture(scope="module")
+def tiny(adder: Program, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adder under the name that the example uses."""
+    emit = (Emit.SHARED, Emit.ARCHIVE)
+    out = tmp_path_factory.mktemp("tiny") / "out"
+    return write_artifact(replace(adder, name="tiny"), out, emit=emit, cache=cache).path
+
+
+@pytest.mark.parametrize("rule", ["main", "static"])
+def test_the_example_runs(tiny: Path, tmp_path: Path, rule: str) -> None:
+    if not shutil.which("make") or not shutil.which("cc"):
+        pytest.skip("needs make and cc")
+    folder = shutil.copytree(EXAMPLE, tmp_path / "example")
+    make = ("make", "-s", "CFLAGS=-std=c11 -O2 -Wall -Wextra -Werror", f"OUT={tiny}", rule)
+    subprocess.run(make, cwd=folder, check=True)
+    done = subprocess.run(
+        ("./main", str(tiny)), cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert "input x: f32 1024, 4096 bytes" in done.stdout
+    assert "first outputs: 0 4 8 12\n" in done.stdout
+    assert "microseconds" in done.stdout
+    broken = subprocess.run(
+        ("./main", "/nowhere"), cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert broken.returncode == 1
+    assert "cannot open /nowhere" in broken.stderr
+
+
+ARM = {
+    "aarch64-linux-musl": ("qemu-aarch64-static", ("fp", "asimd")),
+    "arm-linux-musleabihf": ("qemu-arm-static", ("neon",)),
+}
+
+
+@pytest.mark.parametrize("triple", ARM)
+def test_it_runs_on_arm(
+    adder: Program,
+    kernel_object: Callable[[str], bytes],
+    cache: Path,
+    tmp_path: Path,
+    triple: str,
+) -> None:
+    """Built for ARM with its archive, as one static program, and run by qemu."""
+    qemu, features = ARM[triple]
+    if not shutil.which(qemu):
+        pytest.skip(f"needs {qemu} (Debian: qemu-user-static)")
+    program = replace(
+        adder, name="tiny", triple=triple, features=features, objects=(kernel_object(triple),)
+    )
+    out = write_artifact(program, tmp_path / "out", emit=(Emit.ARCHIVE,), cache=cache).path
+    toolchain = find_toolchain(triple, cache)
+
+    def link() -> None:
+        archive = (EXAMPLE / "main.c", out / "model.a", "-lpthread", "-lm")
+        command = (*toolchain.compiler, "-static", "-O2", f"-I{out}", *archive, "-o", "main")
+        environment = {**os.environ, **toolchain.environment}
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+    link()
+    run = (qemu, "./main", str(out))
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "first outputs: 0 4 8 12\n" in done.stdout
+    # The same program asks for a feature that no emulated CPU has.
+    strange = replace(program, features=(*features, "from_the_future"))
+    write_artifact(strange, out, emit=(Emit.ARCHIVE,), cache=cache)
+    link()
+    refused = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "this machine lacks: from_the_future" in refused.stderr
+
+
+@pytest.mark.parametrize("triple", ["aarch64-linux-gnu", "armv7-linux-gnueabihf"])
+def test_libraries_for_arm_link(
+    adder: Program, kernel_object: Callable[[str], bytes], cache: Path, tmp_path: Path, triple: str
+) -> None:
+    """A shared library needs the target's C library to run; here it has the right machine."""
+    program = replace(adder, triple=triple, objects=(kernel_object(triple),))
+    raw = (write_artifact(program, tmp_path / "out", cache=cache).path / "model.so").read_bytes()
+    machine = {"aarch64": 183, "armv7": 40}[triple.split("-")[0]]  # EM_AARCH64, EM_ARM
+    assert raw[:4] == b"\x7fELF"
+    assert int.from_bytes(raw[18:20], "little") == machine
