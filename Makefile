@@ -3,7 +3,7 @@
 #   make test     the whole test suite
 #   make check    format, lint, types, structure: what a commit must pass
 #   make demo     compile a trained model, run it, check it against PyTorch
-#   make bench    peers side by side (installs the peers)
+#   make bench    the runtime's own cost; every model beside its peers (installs the peers)
 #   make format   let ruff format and mend what it can
 #   make update   rewrite what the golden pages expect
 #   make sizes    lines per folder
@@ -79,7 +79,8 @@ demo: venv
 
 .PHONY: bench
 bench: $(VENV)/bench
-	$(OFFLINE) $(BIN)/python -m benchmarks
+	$(OFFLINE) $(BIN)/python -m benchmarks.runtime_overhead
+	$(OFFLINE) $(BIN)/python -m benchmarks.model_table
 
 .PHONY: format
 format: $(VENV)/installed
