@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optc.backends.aot import link, package
 from optc.backends.aot.build import Emit
 from optc.backends.aot.digest import Digest
 from optc.backends.aot.header import exported_symbols
@@ -122,7 +121,7 @@ def test_what_was_there_survives_a_failure(
     def fail(*_: object) -> None:
         raise problem
 
-    monkeypatch.setattr(package.manifests, "describe", fail)
+    monkeypatch.setattr("optc.backends.aot.manifest.describe", fail)
     with pytest.raises(OptcError if code else KeyboardInterrupt, match=code):
         write_artifact(adder, out, cache=cache)
     assert contents(tmp_path) == before
@@ -230,7 +229,7 @@ def test_without_any_compiler_there_is_one_sentence(
     adder: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _hide_zig(monkeypatch)
-    monkeypatch.setattr(link.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(OptcError, match=r"E0501(.|\n)*pip install ziglang"):
         write_artifact(adder, tmp_path / "out")
 
@@ -238,7 +237,7 @@ def test_without_any_compiler_there_is_one_sentence(
 def _hide_zig(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        link.importlib.util, "find_spec", lambda name: None if name == "ziglang" else find(name)
+        "importlib.util.find_spec", lambda name: None if name == "ziglang" else find(name)
     )
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from optc.backends.aot.build import Emit
 from optc.backends.aot.link import find_toolchain
 from optc.backends.aot.package import write_artifact
 from optc.backends.program import Program
+from optc.runtime import load
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "run_from_c"
 
@@ -47,6 +52,23 @@ def test_the_example_runs(tiny: Path, tmp_path: Path, rule: str) -> None:
     assert "cannot open /nowhere" in broken.stderr
 
 
+def test_the_example_from_model_to_program(tmp_path: Path) -> None:
+    """What the README of the example says, from PyTorch to the C program, against PyTorch."""
+    if not shutil.which("make") or not shutil.which("cc"):
+        pytest.skip("needs make and cc")
+    folder = shutil.copytree(EXAMPLE, tmp_path / "example")
+    subprocess.run((sys.executable, "make_model.py"), cwd=folder, check=True, capture_output=True)
+    subprocess.run(("make", "-s", "static"), cwd=folder, check=True)
+    done = subprocess.run(("./main", "out"), cwd=folder, capture_output=True, text=True, check=True)
+    x = (np.arange(64) % 7).astype(np.float32).reshape(1, 64)
+    tiny = runpy.run_path(str(folder / "make_model.py"))["Tiny"]().eval()
+    expected = tiny(torch.from_numpy(x)).detach().numpy()
+    line = next(line for line in done.stdout.splitlines() if line.startswith("first outputs:"))
+    shown = [float(word) for word in line.split()[2:]]
+    assert np.allclose(shown, expected[0, :4], rtol=1e-4, atol=1e-5)
+    assert np.allclose(load(folder / "out")(x), expected, rtol=1e-4, atol=1e-5)
+
+
 ARM = {
     "aarch64-linux-musl": ("qemu-aarch64-static", ("fp", "asimd")),
     "arm-linux-musleabihf": ("qemu-arm-static", ("neon",)),
@@ -72,7 +94,7 @@ def test_it_runs_on_arm(
     toolchain = find_toolchain(triple, cache)
 
     def link() -> None:
-        archive = (EXAMPLE / "main.c", out / "model.a", "-lpthread", "-lm")
+        archive = (f"{EXAMPLE}/main.c", f"{out}/model.a", "-lpthread", "-lm")
         command = (*toolchain.compiler, "-static", "-O2", f"-I{out}", *archive, "-o", "main")
         environment = {**os.environ, **toolchain.environment}
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
