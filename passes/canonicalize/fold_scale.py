@@ -42,7 +42,8 @@ def _fold(node: Node, site: Site) -> Answer:
         return Miss(f"{c.type} is not one number per channel of {layer.op.name}")
     reason = refusal(site, layer)
     if reason:
-        return Miss(reason)
+        # A lone number beside other users is part of an activation, and no news to anybody.
+        return Miss(reason) if row.size > 1 else None
     if isinstance(node.op, ew.Mul):
         return scaled_layer(site, layer, row, np.zeros(1))
     return scaled_layer(site, layer, np.ones(1), row)

@@ -54,7 +54,7 @@ def _narrow_operands(node: Node, site: Site) -> Answer:
         item = site.constant_of(value)
         if item is not None and item.splat is not None and value.type.rank:
             new = site.constant(splat(item.splat, value.type.with_shape(())), value.hint)
-        elif maker is not None and (isinstance(maker.op, Expand) or _only_leads(maker)):
+        elif maker is not None and (isinstance(maker.op, Expand) or _only_leads(maker, node)):
             new = maker.inputs[0]
         else:
             continue
@@ -64,11 +64,15 @@ def _narrow_operands(node: Node, site: Site) -> Answer:
     return None
 
 
-def _only_leads(reshape: Node) -> bool:
-    """Whether a reshape only puts axes of extent 1 in front."""
+def _only_leads(reshape: Node, user: Node) -> bool:
+    """Whether a reshape only puts axes of extent 1 in front of an operand that is broadcast.
+
+    Not of one in full size: all operands of that size keep one shape, so that they stay equal.
+    """
     old, new = reshape.inputs[0].shape, reshape.output.shape
     extra = len(new) - len(old)
-    return extra > 0 and new == (1,) * extra + old
+    broadcasts = reshape.output.type.elements < user.output.type.elements
+    return broadcasts and extra > 0 and new == (1,) * extra + old
 
 
 def _add(node: Node, site: Site) -> Answer:

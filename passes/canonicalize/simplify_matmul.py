@@ -66,22 +66,15 @@ def _unflatten(node: Node, site: Site) -> Answer:
         return None
     if shape[-2:] != product.output.shape[-2:] or len(shape) <= product.output.type.rank:
         return None
-    operands = [_batched(site, value, shape[:-2]) for value in product.inputs]
-    a, b = operands
-    if a is None or b is None:
-        return None
-    return site.emit(product.op, a, b)
+    a, b = (_unflattened(site, value, shape[:-2]) for value in product.inputs)
+    return None if a is None or b is None else site.emit(product.op, a, b)
 
 
-def _batched(site: Site, value: Value, batch: tuple[int, ...]) -> Value | None:
-    """`value` with its batch axes as `batch`: what it was reshaped from, or reshaped so."""
-    wanted = (*batch, *value.shape[-2:])
-    if value.type.elements != value.type.with_shape(wanted).elements:
-        return None
+def _unflattened(site: Site, value: Value, batch: tuple[int, ...]) -> Value | None:
+    """What `value` was before its batch axes, which were `batch`, were flattened."""
     source = made_by(site, value, Reshape)
-    if source is not None and source.inputs[0].shape == wanted:
-        return source.inputs[0]
-    return reshaped(site, value, wanted)
+    fits = source is not None and source.inputs[0].shape == (*batch, *value.shape[-2:])
+    return source.inputs[0] if source is not None and fits else None
 
 
 def _linear_of_flattened(node: Node, site: Site) -> Answer:

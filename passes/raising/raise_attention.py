@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optc.ir.graph import Node, Value
 from optc.ir.module import Module
@@ -21,9 +21,9 @@ class RaiseAttention(Pass):
 
     The scale may stand on the scores, on q, on k or on both; the mask may be added or filled in
     with `where`. A constant mask that hides exactly what lies ahead becomes `causal`. Keys and
-    values that are repeated for groups of heads are read unrepeated. A row whose scores are all
-    minus infinity gives 0 and not nan. Expects products with their batch axes (simplify-matmul)
-    and softmax raised.
+    values that are repeated for groups of heads are read unrepeated, also by attention that the
+    model spells as such. A row whose scores are all minus infinity gives 0 and not nan. Expects
+    products with their batch axes (simplify-matmul) and softmax raised.
     """
 
     name = "raise-attention"
@@ -158,4 +158,16 @@ def _unrepeated_once(site: Site, value: Value) -> Value | None:
     return reshaped(site, inner.inputs[0], (*old[:-3], *old[-2:]))
 
 
-_RULES: Rules = {MatMul: (_attention,)}
+def _tidied(node: Node, site: Site) -> Answer:
+    """Attention that the model spelled as such, with its repeated keys or its causal mask."""
+    q, k, v, *masks = node.inputs
+    assert isinstance(node.op, Attention)
+    source, values = _unrepeated(site, k, v, q)
+    if source is not k:
+        return site.emit(node.op, q, source, values, *masks)
+    if masks and is_causal(site, masks[0], q.shape[-2], k.shape[-2]):
+        return site.emit(replace(node.op, causal=True), q, k, v)
+    return None
+
+
+_RULES: Rules = {MatMul: (_attention,), Attention: (_tidied,)}
