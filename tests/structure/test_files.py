@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.structure.tree import ROOT, all_files, source_files, syntax
+import pytest
+
+from tests.structure.tree import FOLDERS, ROOT, all_files, source_files, syntax
 
 LONGEST = 400
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc", "stuff"}
@@ -93,3 +95,11 @@ def test_todo_names_its_issue() -> None:
         if vague.search(line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests", "benchmarks", "examples"])
+def test_every_top_folder_says_what_lives_there(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text()
+    assert text.startswith(f"# {folder}")
+    assert folder == "examples" or "Invariants: " in text
+    assert folder in ("examples", "autotune") or "To add" in text
