@@ -107,7 +107,17 @@ def ops_command(of_ir: bool) -> None:
     if of_ir:
         _show_ir_ops()
         return
-    _show_torch_ops()
+    from optc.optable import op_table
+
+    known = op_table()
+    table = plain_table("PyTorch op", "compiles", "reason")
+    for row in known.rows:
+        mark = "yes" if row.supported else "no" if row.counts else "not counted"
+        table.add_row(row.name, mark, row.reason)
+    console().print(table)
+    counted = known.counted
+    done = sum(row.supported for row in counted)
+    console().print(f"{done} of {len(counted)} core ops compile: {known.percentage:.1f} %")
 
 
 def _show_ir_ops() -> None:

@@ -108,6 +108,8 @@ def compile_command(
     kinds = _kinds(emit)
     check_writable(output)
     options = _options(kinds, pipeline, exact)  # read now: a typing error must not cost a capture
+    if kinds[0] in KINDS:
+        _check_ahead(output, machine)
     with Progress() as progress:
         progress("capture", 0, 0)
         module = read_module(model, shape, unsafe_load, example)
@@ -157,6 +159,15 @@ def _options(kinds: Sequence[str], pipeline: str, exact: bool) -> Options:
 
     emit = tuple(Emit(kind) for kind in kinds if kind in KINDS)
     return Options(Pipeline.parse(pipeline), exact, emit, cache_folder())
+
+
+def _check_ahead(output: Path, target: Target) -> None:
+    """Find out now what packaging would find out after all kernels were built."""
+    from optc.backends.aot.folder import check_replaceable
+    from optc.backends.aot.link import find_toolchain
+
+    check_replaceable(output)
+    find_toolchain(target.triple, cache_folder())
 
 
 class Times:
