@@ -38,7 +38,7 @@ SENTENCES = (
 )
 TOKENS = 32
 LIMIT = 1e-4  # of the output's range
-ROUNDS = 40
+ROUNDS, WARMUP = 5, 3
 
 
 class SentenceEncoder(nn.Module):
@@ -105,15 +105,22 @@ def main(folder: Path = Path("demo-out")) -> float:
 
 
 def interleaved(model: nn.Module, artifact, inputs) -> tuple[float, float]:  # type: ignore[no-untyped-def]
-    """Median seconds of a call of each, taken in turns so that both see the same machine."""
+    """Median seconds of a call of each, in blocks that take turns on the same machine.
+
+    Both keep threads awake for a moment after a call, so each block starts with a pause and with
+    calls that do not count.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
-        for turn in range(ROUNDS):
-            pair = inputs[turn % len(inputs)]
+        for _ in range(ROUNDS):
             for call, times in zip((artifact, model), seconds, strict=True):
-                start = time.perf_counter()
-                call(*pair)
-                times.append(time.perf_counter() - start)
+                time.sleep(0.05)
+                for pair in inputs[:WARMUP]:
+                    call(*pair)
+                for pair in inputs:
+                    start = time.perf_counter()
+                    call(*pair)
+                    times.append(time.perf_counter() - start)
     return float(np.median(seconds[0])), float(np.median(seconds[1]))
 
 

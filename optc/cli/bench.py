@@ -16,7 +16,7 @@ from optc.cli.terminal import console, plain_table, styled
 from optc.inputs import random_arrays
 from optc.ir.targets.catalogue import find_target
 from optc.limits import limits_of
-from optc.report.numbers import bytes_text, seconds_text, three_digits
+from optc.report.numbers import bytes_text, place_text, seconds_text, three_digits
 from optc.runtime import load
 
 BEYOND = 1.05  # of a limit: it was measured while something else ran, so it is measured again
@@ -103,8 +103,7 @@ def show_report(report: Report, most: int) -> None:
     share = report.limit_seconds / report.kernel_seconds if report.kernel_seconds else 0.0
     out.print(
         f"kernels: {len(report.kernels)} calls, {seconds_text(report.kernel_seconds)} a run, "
-        f"{share:.0%} of the machine's limit; the rest of the shortest run: "
-        f"{seconds_text(max(0.0, whole.least - report.kernel_seconds))}"
+        f"{share:.0%} of the limit; between kernels {seconds_text(report.outside_seconds)}"
     )
     near = report.limits.levels[-1].bandwidth
     out.print(
@@ -117,16 +116,17 @@ def show_report(report: Report, most: int) -> None:
 
 def _kernels(report: Report, most: int):  # type: ignore[no-untyped-def]
     numbers = ("ms", "% of time", "speed", "% of limit")
-    table = plain_table("kernel", *numbers, "bound", numbers=numbers)
+    table = plain_table("kernel", "source", *numbers, "bound", numbers=numbers)
     rows = sorted(report.kernels, key=lambda row: -row.seconds)
     for row in rows[:most]:
-        table.add_row(row.label, *_numbers(row), row.bound)
+        label, _, place = row.label.partition(" @ ")
+        table.add_row(label, place_text(place), *_numbers(row), row.bound)
     rest = rows[most:]
     if rest:
         seconds = sum(row.seconds for row in rest)
         share = sum(row.share for row in rest)
         table.add_row(
-            f"{len(rest)} more (--all)", f"{seconds * 1e3:.3f}", f"{share:.1%}", "", "", ""
+            f"{len(rest)} more (--all)", "", f"{seconds * 1e3:.3f}", f"{share:.1%}", "", "", ""
         )
     return table
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from optc.cli.options import cache_folder, capture_options, is_artifact, read_module
 from optc.cli.terminal import console, plain_table, styled
-from optc.report.numbers import bytes_text, count_text, seconds_text, shape_text
+from optc.report.numbers import bytes_text, count_text, place_text, seconds_text, shape_text
 
 if TYPE_CHECKING:
     from optc.inspect import ModuleFacts
@@ -134,7 +134,7 @@ def _show_nodes(facts: ModuleFacts, everything: bool) -> None:
             f"{node.intensity:.1f}",
             seconds_text(node.seconds),
             node.bound,
-            node.place,
+            place_text(node.place),
         )
     console().print(table)
     if len(chosen) < len(facts.nodes):
@@ -198,14 +198,19 @@ def _artifact_memory(manifest: Mapping[str, Any]) -> Table:
 
 def _calls(calls: Sequence[Mapping[str, Any]], everything: bool) -> Table:
     numbers = ("operations", "bytes", "flop/byte")
-    table = plain_table("kernel call", *numbers, numbers=numbers)
+    table = plain_table("kernel call", "source", *numbers, numbers=numbers)
     ranked = sorted(
         range(len(calls)), key=lambda index: (-calls[index]["flops"], -calls[index]["bytes"])
     )
     for index in range(len(calls)) if everything else sorted(ranked[:ROWS]):
         row = calls[index]
         intensity = row["flops"] / row["bytes"] if row["bytes"] else 0.0
+        label, _, place = row["label"].partition(" @ ")
         table.add_row(
-            row["label"], count_text(row["flops"]), bytes_text(row["bytes"]), f"{intensity:.1f}"
+            label,
+            place_text(place),
+            count_text(row["flops"]),
+            bytes_text(row["bytes"]),
+            f"{intensity:.1f}",
         )
     return table

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 120  # columns when stdout is a file or a pipe, where no terminal says
+WIDTH = 140  # columns when stdout is a file or a pipe, where no terminal says
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+SCOPE = 4  # last names of a module path that are shown
+
 
 def bytes_text(count: float) -> str:
     """`91.2 MB`; powers of 1000, as disks and networks count."""
@@ -43,3 +45,11 @@ def _scaled(count: float, units: tuple[str, ...]) -> str:
 def shape_text(shape: tuple[int, ...], dtype: str) -> str:
     """`1x64xfloat32`; `float32` for a scalar."""
     return "x".join([*map(str, shape), dtype])
+
+
+def place_text(place: str) -> str:
+    """`model.py:52 ...layer.5.dense` for `/home/me/model.py:52 (encoder.layer.5.dense)`."""
+    file, _, scope = place.rstrip(")").partition(" (")
+    parts = scope.split(".")
+    short = "..." + ".".join(parts[-SCOPE:]) if len(parts) > SCOPE else scope
+    return f"{file.rpartition('/')[2]} {short}".strip()

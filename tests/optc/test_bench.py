@@ -14,9 +14,9 @@ from optc.runtime import KernelTime
 LIMITS = Limits(2, 1e9, (Level("dram", 1 << 30, 1e9),))
 
 
-def report(kernels: tuple[KernelRow, ...], **whole: float) -> Report:
+def report(kernels: tuple[KernelRow, ...], outside: float = 0.0, **whole: float) -> Report:
     times = {"p50": 1e-3, "p90": 1e-3, "p99": 1e-3, "least": 1e-3, "mean": 1e-3, **whole}
-    return Report("m", 2, Percentiles(**times, runs=100), kernels, LIMITS, 0.0, 0)
+    return Report("m", 2, Percentiles(**times, runs=100), kernels, LIMITS, outside, 0.0, 0)
 
 
 def row(seconds: float, share: float, limit: float) -> KernelRow:
@@ -62,7 +62,7 @@ def test_disturbed_runs_are_called_so() -> None:
 
 
 def test_time_outside_kernels_is_shown() -> None:
-    (line,) = report((row(0.5e-3, 1.0, 0.4e-3),)).advice
+    (line,) = report((row(0.5e-3, 1.0, 0.4e-3),), outside=0.5e-3).advice
     assert line.startswith("50% of a run is outside kernels")
 
 

@@ -13,7 +13,7 @@ from optc.ir.targets.catalogue import find_target
 from optc.ir.text import parse
 from optc.observers import PassRecord
 from optc.report.html import render
-from optc.report.numbers import bytes_text, count_text, seconds_text
+from optc.report.numbers import bytes_text, count_text, place_text, seconds_text
 
 TEXT = """module @m {
   input x : 2x8xf32
@@ -108,3 +108,16 @@ def test_counts(number: float, text: str) -> None:
 )
 def test_seconds(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("", ""),
+        ("m.py:3", "m.py:3"),
+        ("/home/me/m.py:3 (head)", "m.py:3 head"),
+        ("m.py:3 (a.b.c.d.e)", "m.py:3 ...b.c.d.e"),
+    ],
+)
+def test_places(place: str, text: str) -> None:
+    assert place_text(place) == text
