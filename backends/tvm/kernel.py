@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optc.backends.kernel import Job
 from optc.backends.tvm.codegen import compile_functions
@@ -54,7 +54,8 @@ def build(job: Job, target: Target) -> Kernel:
 
 def symbol_of(job: Job, target: Target, choice: str) -> str:
     """A C name: what the task does for people, a digest of all that shapes the kernel for linkers."""
-    key = f"{graph_digest(job.body)} {sorted(job.constants)} {target!r} {choice}"
+    machine = replace(target, dtypes=frozenset())  # a set's order changes from process to process
+    key = f"{graph_digest(job.body)} {sorted(job.constants)} {machine!r} {choice}"
     name = re.sub(r"\W", "_", job.body.name)[:60]
     return f"optc_{name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 

@@ -171,7 +171,8 @@ def number_of(size: object, assignment: Assignment) -> int:
     """A dimension as a number; raises Refusal when only the data decides it."""
     if isinstance(size, int):
         return size
-    value = _expression(size).xreplace(dict(assignment))
+    # A lone symbol is replaced by a Python int, which has no free symbols.
+    value = sympy.sympify(_expression(size).xreplace(dict(assignment)))
     if value.free_symbols:
         raise Refusal(DATA_DEPENDENT)
     return int(value)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +139,25 @@ def test_diff_of_models_with_other_ports(optc: Optc, graph: Path) -> None:
         MLP.replace("output hidden", "output h").replace(", hidden =", ", h =")
     )
     assert optc("diff", graph, "other.optc").diagnostics == ["E0724"]
+
+
+def test_two_compilations_are_the_same_bytes(graph: Path) -> None:
+    """In two processes whose hashes are seeded differently."""
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "optc.cli", "compile", graph, "-o", f"out{seed}", "--no-bench"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    first, second = (
+        {
+            path.relative_to(out): path.read_bytes()
+            for path in Path(out).rglob("*")
+            if path.is_file()
+        }
+        for out in ("out1", "out2")
+    )
+    assert first.keys() == second.keys()
+    assert [str(name) for name, data in first.items() if second[name] != data] == []
