@@ -31,9 +31,14 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_interruption_leaves_the_old_file(tmp_path: Path, reason: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(reason), replace_file(path) as aside:
-        aside.write_text("half")
-        raise reason
+
+    def write() -> None:
+        with replace_file(path) as aside:
+            aside.write_text("half")
+            raise reason
+
+    with pytest.raises(reason):
+        write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 

