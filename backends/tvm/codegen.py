@@ -22,6 +22,7 @@ from tvm import s_tir, tirx
 from tvm.tirx import PrimFunc
 
 from optc.backends.tvm.elf import undefined_symbols
+from optc.backends.tvm.indices import simplify_indices
 from optc.backends.tvm.target_info import llvm_target
 from optc.backends.tvm.workspace import to_workspace
 from optc.ir.targets.target import Target
@@ -72,16 +73,11 @@ def _loop_passes() -> list[tvm.transform.Pass]:
     tir, schedule = tirx.transform, s_tir.transform
     return [
         tir.FlattenBuffer(),
-        tir.StmtSimplify(),
         tir.BF16ComputeLegalize(),
         tir.NarrowDataType(32),
-        schedule.LoopPartition(),
         tir.VectorizeLoop(True),
         tir.StorageRewrite(),
-        schedule.HoistIfThenElse(),
         tir.UnrollLoop(),
-        schedule.RenormalizeSplitPattern(),
-        tir.StmtSimplify(),
         tir.RemoveNoOp(),
         schedule.RewriteUnsafeSelect(),
         tir.CommonSubexprElim(),
@@ -99,7 +95,7 @@ def compile_functions(functions: Sequence[PrimFunc], target: Target) -> ObjectCo
     Raises CodegenError with the symbol at fault.
     """
     llvm = llvm_target(target)
-    module = tvm.IRModule({_symbol(function): function for function in functions})
+    module = tvm.IRModule({_symbol(f): f for f in map(simplify_indices, functions)})
     module = tirx.transform.BindTarget(llvm)(module)
     with tvm.transform.PassContext(opt_level=3):
         blocks = any(_has_blocks(function) for function in functions)

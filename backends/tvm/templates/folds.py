@@ -227,13 +227,27 @@ class _FoldNest:
             for start, size in pieces(inner, lanes):
                 with code.vector("lane", size) as lane:
                     step(start + lane, rest, lane + 0)
-        half = groups * lanes // 2
-        while half:
-            with code.vector("lane", half) as lane:
+        for group in range(1, groups):
+            with code.vector("lane", lanes) as lane:
+                other = [buffer[group * lanes + lane] for buffer in sums]
+                self._write(sums, lane + 0, self.fold.join([b[lane] for b in sums], other))
+        return self._across_lanes(sums, lanes)
+
+    def _across_lanes(self, sums: Sequence[Buffer], lanes: int) -> list[Expr]:
+        """Join the first `lanes` values pairwise.
+
+        Every halving has arrays of its own: LLVM takes seconds over one that is read in vectors of
+        many lengths.
+        """
+        code = self.code
+        while lanes > 1:
+            lanes //= 2
+            halves = [code.scratch("half", (lanes,), dtype) for dtype in self.fold.dtypes]
+            with code.vector("lane", lanes) as lane:
                 now = [buffer[lane] for buffer in sums]
-                other = [buffer[lane + half] for buffer in sums]
-                self._write(sums, lane + 0, self.fold.join(now, other))
-            half //= 2
+                other = [buffer[lane + lanes] for buffer in sums]
+                self._write(halves, lane + 0, self.fold.join(now, other))
+            sums = halves
         return [code.bind(buffer[0], "folded") for buffer in sums]
 
     def _across(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import Call, Expr
+from tvm.ir import Call, Expr, TensorLoad
 
 # Calls that stay in vector loops; any other runs lane by lane.
 _LANEWISE = frozenset(
@@ -39,8 +39,6 @@ _LANEWISE = frozenset(
         "tirx.trunc",
     }
 )
-# Of these, values cannot be named in a vector loop.
-_UNNAMED = ("bool", "bfloat16")
 
 
 def is_nan(x: Expr) -> Expr:
@@ -64,15 +62,27 @@ def legal(item: tvm_ffi.Object) -> tvm_ffi.Object:
     return tvm_ffi.structural_mutate(item, (Call, visit))
 
 
-def can_be_named(value: Expr) -> bool:
-    """Whether a vector loop may bind the value to a variable."""
-    if value.ty.dtype in _UNNAMED:
+def can_be_bound(value: Expr, *, in_vector: bool) -> bool:
+    """Whether `Bind` keeps the value as it is.
+
+    What reads no memory is copied to its uses, which is right for scalar indices only; in vector
+    loops calls of C are unrolled, and bool and bf16 have no vector variables.
+    """
+    dtype = str(value.ty)
+    if dtype == "bfloat16" or (dtype == "bool" and in_vector):
         return False
+    if not in_vector and dtype == "int32":
+        return True
+
+    def load(_: TensorLoad) -> tvm_ffi.VisitInterrupt:
+        return tvm_ffi.VisitInterrupt(True)
 
     def foreign(call: Call) -> tvm_ffi.VisitInterrupt | None:
         return None if call.op.name in _LANEWISE else tvm_ffi.VisitInterrupt(True)
 
-    return tvm_ffi.structural_walk(value, (Call, foreign)) is None
+    if tvm_ffi.structural_walk(value, (TensorLoad, load)) is None:
+        return False
+    return not in_vector or tvm_ffi.structural_walk(value, (Call, foreign)) is None
 
 
 def _bits(x: Expr) -> tuple[Expr, Expr]:

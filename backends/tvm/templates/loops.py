@@ -17,16 +17,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 from tvm import tirx
-from tvm.ir import Expr
+from tvm.ir import Expr, TensorLoad
 from tvm.tirx import Buffer, ForKind, PrimFunc, Stmt, Var
 
-from optc.backends.tvm.templates.legal import can_be_named
+from optc.backends.tvm.templates.legal import can_be_bound
 
 Index = Sequence[Expr | int]
 T = TypeVar("T")
 
 # LLVM keeps a "local" array in registers when every index into it is a constant after unrolling.
 REGISTERS = "local"
+# TVM's vector code has no arrays of bool or bf16.
+_NAMED_AS = {"bool": "int8", "bfloat16": "float32"}
 # Dealing a loop to waiting threads and joining them takes some microseconds.
 FORK_CYCLES = 15_000.0
 
@@ -36,23 +38,43 @@ class Code:
 
     def __init__(self) -> None:
         self._blocks: list[list[Stmt]] = [[]]
-        self._vectors = 0  # open vector loops
+        self._vectors: list[tuple[int, Var, int]] = []  # open: block outside, lane, lanes
+        self._names: set[Buffer] = set()  # arrays of one value, written once
 
     def add(self, statement: Stmt) -> None:
         """Append a statement to the innermost open block."""
         self._blocks[-1].append(statement)
 
     def bind(self, value: Expr, name: str = "v") -> Expr:
-        """Compute `value` once, here; answers with its name, or with itself if it needs none."""
-        if isinstance(value, Var | tirx.IntImm | tirx.FloatImm):
+        """Compute `value` once, here; answers with its name, or with itself if it needs none.
+
+        Values go through memory of their own, which LLVM turns into registers: a `Bind` of what
+        reads no memory is copied to its uses by TVM, which makes long expressions exponential.
+        """
+        if isinstance(value, Var | tirx.IntImm | tirx.FloatImm) or self._is_name(value):
             return value
-        if str(value.ty) == "bfloat16":  # TVM's bf16 passes do not look into Bind
-            return value
-        if self._vectors and not can_be_named(value):
-            return value
-        variable = Var(name, value.ty)
-        self.add(tirx.Bind(variable, value))
-        return variable
+        if can_be_bound(value, in_vector=bool(self._vectors)):
+            variable = Var(name, value.ty)
+            self.add(tirx.Bind(variable, value))
+            return variable
+        dtype = str(value.ty)
+        wide = _NAMED_AS.get(dtype, dtype)
+        named = self._remember(name, value if wide == dtype else tirx.Cast(wide, value), wide)
+        if dtype == "bool":
+            return tirx.NE(named, tirx.const(0, wide))
+        return named if wide == dtype else tirx.Cast(dtype, named)
+
+    def _remember(self, name: str, value: Expr, dtype: str) -> Expr:
+        """Keep a value in an array with one place, or one for each lane."""
+        block, lane, lanes = self._vectors[-1] if self._vectors else (-1, as_index(0), 1)
+        buffer = tirx.decl_buffer((lanes,), dtype, name, scope="local", data_alignment=64)
+        self._blocks[block].append(tirx.AllocBuffer(buffer))
+        self.store(buffer, (lane,), value)
+        self._names.add(buffer)
+        return tirx.BufferLoad(buffer, [lane])
+
+    def _is_name(self, value: Expr) -> bool:
+        return isinstance(value, TensorLoad) and value.source in self._names
 
     def store(self, buffer: Buffer, index: Index, value: Expr) -> None:
         """`buffer[index] = value`."""
@@ -73,10 +95,13 @@ class Code:
             yield tirx.const(0, "int32")
             return
         variable = Var(name, "int32")
-        self._vectors += kind is ForKind.VECTORIZED
+        vector = kind is ForKind.VECTORIZED
+        if vector:
+            self._vectors.append((len(self._blocks) - 1, variable, extent))
         with self._block() as body:
             yield variable
-        self._vectors -= kind is ForKind.VECTORIZED
+        if vector:
+            self._vectors.pop()
         self.add(tirx.For(variable, as_index(0), as_index(extent), kind, body[0]))
 
     def parallel(self, name: str, extent: Expr | int):  # type: ignore[no-untyped-def]

@@ -1,0 +1,99 @@
+"""Simplifies the integers of a function: indices, loop bounds, conditions. Floats stay as written.
+
+TVM's own pass cancels (x + c) - c, folds x != x, and copies every named float to where it is used,
+which makes long expressions exponentially longer.
+"""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from tvm import sym, tirx
+from tvm.ir import Call, Expr, TensorLoad
+from tvm.tirx import PrimFunc, Stmt
+
+_DIVISIONS = (tirx.FloorDiv, tirx.FloorMod, tirx.Div, tirx.Mod)
+_CONDITION = "prim.if_then_else"
+
+
+def simplify_indices(function: PrimFunc) -> PrimFunc:
+    """The function with divisions in indices, and guards, resolved as far as loop ranges tell."""
+    body = _Simplifier().run(function.body)
+    return PrimFunc(function.params, body, function.ret_type, function.attrs)
+
+
+class _Simplifier:
+    def __init__(self) -> None:
+        self.analyzer = sym.Analyzer()
+
+    def run(self, body: Stmt) -> Stmt:
+        return tvm_ffi.structural_mutate(
+            body,
+            [
+                (tirx.For, self._loop),
+                (tirx.Bind, self._bind),
+                (TensorLoad, self._load),
+                (tirx.BufferStore, self._store),
+                (tirx.IfThenElse, self._branch),
+                (Call, self._call),
+            ],
+        )
+
+    def _loop(self, item: tirx.For, mutator: tvm_ffi.StructuralMutator) -> Stmt:
+        extent = self.analyzer.simplify(item.extent)
+        self.analyzer.bind(item.loop_var, tvm.ir.Range.from_min_extent(item.min, extent))
+        body = mutator.mutate(item.body)
+        return tirx.For(
+            item.loop_var, item.min, extent, item.kind, body, annotations=item.annotations
+        )
+
+    def _bind(self, item: tirx.Bind, mutator: tvm_ffi.StructuralMutator) -> Stmt:
+        value = mutator.mutate(item.value)
+        if value.ty.dtype != "int32":
+            return tirx.Bind(item.var, value)
+        value = self.analyzer.simplify(value)
+        bound = self.analyzer.const_int_bound(value)
+        if bound.min_value > -(1 << 31) and bound.max_value < (1 << 31) - 1:
+            extent = tirx.const(bound.max_value - bound.min_value + 1, "int32")
+            least = tirx.const(bound.min_value, "int32")
+            self.analyzer.bind(item.var, tvm.ir.Range.from_min_extent(least, extent))
+        return tirx.Bind(item.var, value)
+
+    def _load(self, item: TensorLoad, mutator: tvm_ffi.StructuralMutator) -> Expr:
+        return tirx.BufferLoad(item.source, self._indices(item.indices, mutator))
+
+    def _store(self, item: tirx.BufferStore, mutator: tvm_ffi.StructuralMutator) -> Stmt:
+        value = mutator.mutate(item.value)
+        return tirx.BufferStore(item.buffer, value, self._indices(item.indices, mutator))
+
+    def _indices(
+        self, indices: tvm_ffi.Array, mutator: tvm_ffi.StructuralMutator
+    ) -> list[Expr]:
+        return [self._simple(mutator.mutate(index)) for index in indices]
+
+    def _simple(self, index: Expr) -> Expr:
+        stop = (_DIVISIONS, lambda _: tvm_ffi.VisitInterrupt(True))
+        if tvm_ffi.structural_walk(index, stop) is None:
+            return index
+        return self.analyzer.simplify(index)
+
+    def _branch(self, item: tirx.IfThenElse, mutator: tvm_ffi.StructuralMutator) -> Stmt:
+        condition = self.analyzer.simplify(mutator.mutate(item.condition))
+        chosen = _constant(condition)
+        if chosen is not None and (chosen or item.else_case is not None):
+            return mutator.mutate(item.then_case if chosen else item.else_case)
+        other = None if item.else_case is None else mutator.mutate(item.else_case)
+        return tirx.IfThenElse(condition, mutator.mutate(item.then_case), other)
+
+    def _call(self, item: Call, mutator: tvm_ffi.StructuralMutator) -> Expr:
+        if item.op.name != _CONDITION:
+            return mutator.default_mutate(item)
+        condition = self.analyzer.simplify(mutator.mutate(item.args[0]))
+        chosen = _constant(condition)
+        if chosen is not None:
+            return mutator.mutate(item.args[1 if chosen else 2])
+        return tirx.if_then_else(condition, *(mutator.mutate(arg) for arg in item.args[1:]))
+
+
+def _constant(condition: Expr) -> bool | None:
+    return bool(condition.value) if isinstance(condition, tirx.IntImm) else None
