@@ -27,6 +27,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "fold-pad": "optc.passes.canonicalize.fold_pad:FoldPad",
         "fold-batch-norm": "optc.passes.canonicalize.fold_batch_norm:FoldBatchNorm",
         "fold-scale": "optc.passes.canonicalize.fold_scale:FoldScale",
+        "fold-linear-chains": "optc.passes.canonicalize.fold_linear_chains:FoldLinearChains",
         "merge-linears": "optc.passes.canonicalize.merge_linears:MergeLinears",
         "raise-softmax": "optc.passes.raising.raise_softmax:RaiseSoftmax",
         "raise-layer-norm": "optc.passes.raising.raise_layer_norm:RaiseLayerNorm",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from optc.passes.base import Pass
 from optc.passes.canonicalize.canonicalize import Canonicalize
+from optc.passes.canonicalize.fold_linear_chains import FoldLinearChains
 from optc.passes.canonicalize.merge_linears import MergeLinears
 from optc.passes.decompose.decompose_pooling import DecomposePooling
 from optc.passes.decompose.decompose_unsupported import DecomposeUnsupported
@@ -29,6 +30,7 @@ RAISE: tuple[Pass, ...] = (
     RaiseSilu(),
     Canonicalize(),  # a softmax without casts and reshapes around it, for attention
     RaiseAttention(),
+    FoldLinearChains(),
     Canonicalize(),
 )
 

@@ -44,6 +44,8 @@ def _constant_right(node: Node, site: Site) -> Answer:
     a, b = node.inputs
     if site.constant_of(a) is None or site.constant_of(b) is not None:
         return None
+    if isinstance(node.op, ew.Maximum | ew.Minimum) and not number(site, a):
+        return None  # which zero of maximum(-0.0, 0.0) wins depends on the order
     return site.emit(node.op, b, a)
 
 

@@ -102,6 +102,8 @@ def _reciprocal(node: Node, site: Site) -> Answer:
 
 def _maximum(node: Node, site: Site) -> Answer:
     a, b = node.inputs
+    if site.constant_of(a) is not None and site.constant_of(b) is None:
+        return site.emit(node.op, b, a)
     if number(site, b) != 0 or a.type != node.output.type:
         return None
     return site.emit(ew.Relu() if isinstance(node.op, ew.Maximum) else ew.Clamp(high=0.0), a)
