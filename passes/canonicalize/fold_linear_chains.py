@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from optc.ir.builder import Builder, live_nodes
+from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import Conv, Linear, Reshape
@@ -17,7 +18,9 @@ from optc.passes.rewrite import remap
 from optc.passes.weights import rounded
 
 _CODE = "N0308"
-_NOISE = 1e-6  # of the largest coefficient: what rounded matrices leave where there should be none
+# Share of the largest coefficient that rounded matrices leave where there should be none.
+_NOISE = {DType.F64: 1e-13}
+_NOISE_F32 = 1e-6
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def _as_convolution(builder: Builder, node: Node, found: LinearMap, limit: int) 
     sources = found.view[-2] if len(found.view) > 1 else 1
     if any(extent != 1 for extent in others) or sources not in (1, channels):
         return "its kernel varies along several axes"
-    found_taps = _filters(found.kernel.reshape(channels, *found.shape[-2:]))
+    noise = _NOISE.get(node.output.type.dtype, _NOISE_F32)
+    found_taps = _filters(found.kernel.reshape(channels, *found.shape[-2:]), noise)
     if found_taps is None:
         return "it is not a convolution"
     taps, first = found_taps
@@ -132,14 +136,14 @@ def _as_convolution(builder: Builder, node: Node, found: LinearMap, limit: int) 
     return _viewed(builder, result, node.output.shape)
 
 
-def _filters(kernel: np.ndarray) -> tuple[np.ndarray, int] | None:
+def _filters(kernel: np.ndarray, noise: float) -> tuple[np.ndarray, int] | None:
     """([channel, distance], least distance) of kernels that depend on output - input alone."""
     _, inputs, outputs = kernel.shape
     distance = np.arange(outputs)[None, :] - np.arange(inputs)[:, None] + inputs - 1
     taps = np.zeros((kernel.shape[0], inputs + outputs - 1))
     for place in range(taps.shape[1]):
         taps[:, place] = kernel[:, distance == place].mean(axis=1)
-    noise = _NOISE * max(float(np.abs(kernel).max()), 1e-30)
+    noise *= max(float(np.abs(kernel).max()), 1e-30)
     if np.abs(kernel - taps[:, distance]).max() > noise:
         return None
     kept = np.flatnonzero(np.abs(taps).max(axis=0) > noise)
