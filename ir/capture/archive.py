@@ -144,7 +144,9 @@ def _check_version(path: Path, raw: Mapping[str, Any]) -> None:
     found = (int(raw["schema_version"]["major"]), int(raw["schema_version"]["minor"]))
     known: tuple[int, int] = schema.SCHEMA_VERSION
     if found[0] != known[0]:
-        raise _newer(path, raw, f"its schema is {found[0]}.{found[1]}, known is {known[0]}.{known[1]}")
+        raise _newer(
+            path, raw, f"its schema is {found[0]}.{found[1]}, known is {known[0]}.{known[1]}"
+        )
 
 
 def _newer(path: Path, raw: Mapping[str, Any], reason: str) -> OptcError:

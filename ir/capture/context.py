@@ -144,7 +144,9 @@ class Context:
 
     def value(self, operand: Operand, dtype: DType) -> Value:
         """An operand in an element type: a tensor is cast, a number becomes a constant."""
-        return self.cast(operand, dtype) if isinstance(operand, Value) else self.number(operand, dtype)
+        return (
+            self.cast(operand, dtype) if isinstance(operand, Value) else self.number(operand, dtype)
+        )
 
     def common(self, *operands: Operand) -> list[Value]:
         """Operands in the element type that torch computes with (its promotion rules)."""

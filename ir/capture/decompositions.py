@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from torch._ops import OperatorBase
 from torch.export import default_decompositions
@@ -24,10 +25,15 @@ tril triu roll unfold masked_fill index_add index_copy trace
 
 
 def table() -> dict[OperatorBase, Callable[..., object]]:
-    """torch's default decompositions without the kept ops."""
+    """torch's default decompositions without the kept ops; a copy, since torch takes from it."""
+    return dict(_table())
+
+
+@cache
+def _table() -> dict[OperatorBase, Callable[..., object]]:
     decompositions = default_decompositions()
     for op in list(decompositions.keys()):
         namespace, _, rest = op.name().partition("::")
         if namespace == "aten" and rest.partition(".")[0] in _KEPT:
             decompositions.pop(op)
-    return decompositions
+    return decompositions.materialize()

@@ -34,7 +34,9 @@ class Dimension:
 
     def __str__(self) -> str:
         limits = f"{self.low} to {self.high}" if self.high is not None else f"{self.low} or more"
-        where = ", ".join(f"axis {axis} of {name}" if axis >= 0 else name for name, axis in self.places)
+        where = ", ".join(
+            f"axis {axis} of {name}" if axis >= 0 else name for name, axis in self.places
+        )
         return f"{self.name}: {limits} ({where})"
 
 
@@ -67,8 +69,7 @@ def _dimension(
     usual = [
         name
         for name in sorted(conventions[symbol])
-        if name not in known.values()
-        and sum(name in names for names in conventions.values()) == 1
+        if name not in known.values() and sum(name in names for names in conventions.values()) == 1
     ]
     names = [*([known[symbol]] if symbol in known else []), *usual, *exact, str(symbol)]
     low, high = _range(program, symbol)
@@ -100,7 +101,11 @@ def _given_names(program: ExportedProgram) -> dict[sympy.Symbol, str]:
             place = source.name() if callable(source.name) else source.name
             name = environment.source_name_to_debug_name.get(place, "")
             target = environment.replace(symbol)
-            if isinstance(target, sympy.Symbol) and name.isidentifier() and not _ANONYMOUS.match(name):
+            if (
+                isinstance(target, sympy.Symbol)
+                and name.isidentifier()
+                and not _ANONYMOUS.match(name)
+            ):
                 names[target] = name
     return names
 

@@ -227,4 +227,3 @@ class _Assembly:
                         help="return the new value as an output where the caller needs it",
                     )
                 )
-

@@ -89,9 +89,7 @@ def _paths(spec: pytree.TreeSpec) -> list[tuple[str, ...]]:
     children = spec.children()
     keys = _child_keys(spec, len(children))
     return [
-        (key, *path)
-        for key, child in zip(keys, children, strict=True)
-        for path in _paths(child)
+        (key, *path) for key, child in zip(keys, children, strict=True) for path in _paths(child)
     ]
 
 

@@ -35,7 +35,9 @@ def constant_of(tensor: torch.Tensor) -> Constant:
 def weight_of(tensor: torch.Tensor) -> Constant:
     """A parameter or buffer as a constant, always by reference: its content may be trained later."""
     array = array_of(tensor)
-    return Constant(TensorType(tuple(tensor.shape), from_torch(tensor.dtype)), Stored(lambda: array))
+    return Constant(
+        TensorType(tuple(tensor.shape), from_torch(tensor.dtype)), Stored(lambda: array)
+    )
 
 
 def identity_of(tensor: torch.Tensor) -> tuple[object, ...]:

@@ -50,7 +50,9 @@ RULES: Mapping[OpOverload, Rule] = MappingProxyType(
         **complex_pairs.FROM_REAL,
     }
 )
-COMPLEX_RULES: Mapping[OpOverload, Rule] = MappingProxyType({**complex_pairs.RULES, **fourier.COMPLEX})
+COMPLEX_RULES: Mapping[OpOverload, Rule] = MappingProxyType(
+    {**complex_pairs.RULES, **fourier.COMPLEX}
+)
 FACTORIES: Mapping[OpOverload, Rule] = creation.FACTORIES
 
 

@@ -98,7 +98,11 @@ def square(ctx: Context, x: Value) -> Value:
     return mul(ctx, x, x)
 
 
-_DIVISION: Mapping[str | None, Op] = {None: ew.Div(), "floor": ew.FloorDiv(), "trunc": ew.TruncDiv()}
+_DIVISION: Mapping[str | None, Op] = {
+    None: ew.Div(),
+    "floor": ew.FloorDiv(),
+    "trunc": ew.TruncDiv(),
+}
 
 
 def div(ctx: Context, a: Operand, b: Operand, rounding_mode: str | None = None) -> Value:
@@ -262,7 +266,11 @@ RULES: Mapping[OpOverload, Rule] = {
     **{
         getattr(getattr(aten, name), overload): binary(op)
         for name, op in _BITWISE.items()
-        for overload in ("Tensor", "Scalar" if "shift" not in name else "Tensor_Scalar", "Scalar_Tensor")
+        for overload in (
+            "Tensor",
+            "Scalar" if "shift" not in name else "Tensor_Scalar",
+            "Scalar_Tensor",
+        )
     },
     **{aten.fmod.Tensor: binary(ew.Fmod()), aten.fmod.Scalar: binary(ew.Fmod())},
     **_pairs(aten.remainder, binary(ew.Remainder()), "Tensor", "Scalar", "Scalar_Tensor"),

@@ -56,7 +56,11 @@ def partwise(rule: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(ctx: Context, *args: Any, **kwargs: Any) -> Any:
         halves = [
-            rule(ctx, *_part(ctx, list(args), place), **{k: _part(ctx, v, place) for k, v in kwargs.items()})
+            rule(
+                ctx,
+                *_part(ctx, list(args), place),
+                **{k: _part(ctx, v, place) for k, v in kwargs.items()},
+            )
             for place in range(2)
         ]
         if isinstance(halves[0], list):
@@ -167,7 +171,9 @@ def sgn(ctx: Context, x: Complex) -> Complex:
     """x / |x|, 0 at 0."""
     size = absolute(ctx, x)
     zero = ctx.number(0, size.type.dtype)
-    divisor = ctx.emit(ew.Where(), ctx.emit(ew.Equal(), size, zero), ctx.number(1, size.type.dtype), size)
+    divisor = ctx.emit(
+        ew.Where(), ctx.emit(ew.Equal(), size, zero), ctx.number(1, size.type.dtype), size
+    )
     return Complex(ctx.emit(ew.Div(), x.re, divisor), ctx.emit(ew.Div(), x.im, divisor))
 
 

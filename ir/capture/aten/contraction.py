@@ -110,9 +110,17 @@ def attention(
     """Scaled dot-product attention; masks are bool (True attends) or added."""
     require(dropout == 0, f"{RANDOM}; call model.eval() before the export")
     factor = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-    shape = (*broadcast(q.shape[:-2], k.shape[:-2]), q.shape[-2], v.shape[-1]) if not enable_gqa else None
+    shape = (
+        (*broadcast(q.shape[:-2], k.shape[:-2]), q.shape[-2], v.shape[-1])
+        if not enable_gqa
+        else None
+    )
     q, k, v = _alike(ctx, q, k, v, enable_gqa)
-    extra = [] if mask is None else [mask if mask.type.dtype is DType.BOOL else ctx.cast(mask, q.type.dtype)]
+    extra = (
+        []
+        if mask is None
+        else [mask if mask.type.dtype is DType.BOOL else ctx.cast(mask, q.type.dtype)]
+    )
     result = ctx.emit(Attention(factor, causal), q, k, v, *extra)
     return result if shape is None else ctx.reshape(result, shape)
 

@@ -53,9 +53,7 @@ def from_front(ctx: Context, index: Value, extent: int) -> Value:
         return wide
     kind = wide.type.dtype
     negative = ctx.emit(ew.Less(), wide, ctx.number(0, kind))
-    return ctx.emit(
-        ew.Where(), negative, ctx.emit(ew.Add(), wide, ctx.number(extent, kind)), wide
-    )
+    return ctx.emit(ew.Where(), negative, ctx.emit(ew.Add(), wide, ctx.number(extent, kind)), wide)
 
 
 def _never_negative(ctx: Context, index: Value) -> bool:

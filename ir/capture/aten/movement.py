@@ -24,7 +24,9 @@ def view(ctx: Context, x: Value, shape: Sequence[int], *_: Any, **__: Any) -> Va
 
 def view_dtype(ctx: Context, x: Value, dtype: torch.dtype) -> Value:
     """Reading bits as another type is refused, unless it is the same type."""
-    require(ctx.fake().dtype is dtype and ctx.dtype() is x.type.dtype, "it reads bits as another type")
+    require(
+        ctx.fake().dtype is dtype and ctx.dtype() is x.type.dtype, "it reads bits as another type"
+    )
     return x
 
 

@@ -28,7 +28,9 @@ aten = torch.ops.aten
 MaybeValue = Value | None
 
 
-def _affine(ctx: Context, like: Value, shape: Sequence[int], w: MaybeValue, b: MaybeValue) -> list[Value]:
+def _affine(
+    ctx: Context, like: Value, shape: Sequence[int], w: MaybeValue, b: MaybeValue
+) -> list[Value]:
     """Weight and bias as the ops take them: a bias alone gets a weight of ones."""
     kind = like.type.dtype
     if w is None and b is not None:
@@ -50,9 +52,7 @@ def layer_norm(
 
 
 def _reciprocal_spread(ctx: Context, variance: Value, eps: float) -> Value:
-    return ctx.emit(
-        ew.Rsqrt(), ctx.emit(ew.Add(), variance, ctx.number(eps, variance.type.dtype))
-    )
+    return ctx.emit(ew.Rsqrt(), ctx.emit(ew.Add(), variance, ctx.number(eps, variance.type.dtype)))
 
 
 def native_layer_norm(
@@ -68,7 +68,11 @@ def native_layer_norm(
 
 
 def rms_norm(
-    ctx: Context, x: Value, shape: Sequence[int], weight: MaybeValue = None, eps: float | None = None
+    ctx: Context,
+    x: Value,
+    shape: Sequence[int],
+    weight: MaybeValue = None,
+    eps: float | None = None,
 ) -> Value:
     """x / sqrt(mean(x^2) + eps); without an eps, torch takes the type's smallest step."""
     kind = x.type.dtype
@@ -194,7 +198,10 @@ def legit_functional(
         ew.Mul(), variance, ctx.number(count / max(count - 1, 1), variance.type.dtype)
     )
     old = (running_mean, running_variance)
-    return [*outputs, *(_moved(ctx, a, b, momentum) for a, b in zip(old, (mean, unbiased), strict=True))]
+    return [
+        *outputs,
+        *(_moved(ctx, a, b, momentum) for a, b in zip(old, (mean, unbiased), strict=True)),
+    ]
 
 
 def _moved(ctx: Context, old: Value, new: Value, momentum: float) -> Value:

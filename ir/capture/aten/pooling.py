@@ -10,8 +10,9 @@ import torch
 from torch._ops import OpOverload
 
 from optc.ir.capture.context import Context, require
+from optc.ir.dtype import DType
 from optc.ir.graph import Value
-from optc.ir.ops import AdaptiveAvgPool, AvgPool, MaxPool, MaxPoolIndices, ReduceMax, ReduceMean
+from optc.ir.ops import AdaptiveAvgPool, AvgPool, MaxPool, MaxPoolIndices, ReduceMax, ReduceMean, ew
 from optc.ir.ops.contraction import Pairs
 
 aten = torch.ops.aten
@@ -33,7 +34,9 @@ def _pairs(
 ) -> Pairs:
     """(low, high) padding so that exactly torch's windows fit (its `pooling_output_shape`)."""
     pairs = []
-    for extent, size, step, pad, gap in zip(extents, kernel, stride, padding, dilation, strict=True):
+    for extent, size, step, pad, gap in zip(
+        extents, kernel, stride, padding, dilation, strict=True
+    ):
         reach = gap * (size - 1) + 1
         if not ceil_mode:
             pairs.append((pad, pad))
@@ -98,6 +101,10 @@ def avg_pool(rank: int) -> Callable[..., Value]:
         pairs = _pairs(source.shape[2:], size, steps, pads, ones, ceil_mode)
         counted = tuple((pad, pad) if count_include_pad else (0, 0) for pad in pads)
         op = AvgPool(size, steps, pairs, ones, counted=counted, divisor=divisor)
+        if not x.type.dtype.is_float:
+            # Integers are summed and divided as such, which truncates.
+            mean = ctx.emit(ew.Trunc(), ctx.emit(op, ctx.cast(source, DType.F64)))
+            return _like(ctx, ctx.cast(mean, x.type.dtype), x)
         return _like(ctx, ctx.emit(op, source), x)
 
     return run

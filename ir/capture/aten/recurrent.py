@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from optc.ir.capture.context import Context, require
 from optc.ir.capture.refusal import RANDOM
 from optc.ir.graph import Value
-from optc.ir.ops import BagMode, EmbeddingBag, Gru, Lstm
+from optc.ir.ops import BagMode, EmbeddingBag, Gru, Lstm, ew
 
 aten = torch.ops.aten
 TRAINING = f"{RANDOM}; call model.eval() before the export"
@@ -112,7 +112,9 @@ def _cell_weights(ctx: Context, weights: Sequence[Value | None]) -> list[Value]:
     return _gates(ctx, present, len(present) == 4)
 
 
-def lstm_cell(ctx: Context, x: Value, states: Sequence[Value], *weights: Value | None) -> list[Value]:
+def lstm_cell(
+    ctx: Context, x: Value, states: Sequence[Value], *weights: Value | None
+) -> list[Value]:
     """One step of an LSTM."""
     sequence, *starts = (ctx.reshape(item, (-1, item.shape[-1])) for item in (x, *states))
     found = ctx.emit_all(Lstm(), ctx.unsqueeze(sequence, 0), *starts, *_cell_weights(ctx, weights))
@@ -139,14 +141,40 @@ def embedding_bag(
     padding_idx: int = -1,
 ) -> list[Value]:
     """Rows of a table joined by bags; the bookkeeping for the backward pass is not made."""
-    require(padding_idx < 0, "embedding_bag with a padding index is not supported")
-    require(not any(ctx.used(n) for n in (1, 2, 3)), "what embedding_bag keeps for training is not made")
+    require(
+        not any(ctx.used(n) for n in (1, 2, 3)), "what embedding_bag keeps for training is not made"
+    )
     if include_last_offset:
         offsets = ctx.slice(offsets, 0, 0, offsets.shape[0] - 1)
     how = (BagMode.SUM, BagMode.MEAN, BagMode.MAX)[mode]
+    if padding_idx >= 0:
+        return [_without_padding(ctx, weight, indices, offsets, how, scales, padding_idx)] * 4
     extra = [] if scales is None else [scales]
     result = ctx.emit(EmbeddingBag(how), weight, indices, offsets, *extra)
     return [result] * 4
+
+
+def _without_padding(
+    ctx: Context,
+    weight: Value,
+    indices: Value,
+    offsets: Value,
+    how: BagMode,
+    scales: Value | None,
+    padding: int,
+) -> Value:
+    """Bags in which one row of the table counts as absent."""
+    require(how is not BagMode.MAX, "embedding_bag of maxima with a padding index is not supported")
+    kind = weight.type.dtype
+    number = ctx.number(padding, indices.type.dtype)
+    present = ctx.cast(ctx.emit(ew.NotEqual(), indices, number), kind)
+    scaled = present if scales is None else ctx.emit(ew.Mul(), present, scales)
+    total = ctx.emit(EmbeddingBag(BagMode.SUM), weight, indices, offsets, scaled)
+    if how is BagMode.SUM:
+        return total
+    ones = ctx.full(weight.type.with_shape((weight.shape[0], 1)), 1)
+    count = ctx.emit(EmbeddingBag(BagMode.SUM), ones, indices, offsets, present)
+    return ctx.emit(ew.Div(), total, ctx.emit(ew.Maximum(), count, ctx.number(1, kind)))
 
 
 RULES: Mapping[OpOverload, Callable[..., Any]] = {
@@ -157,4 +185,3 @@ RULES: Mapping[OpOverload, Callable[..., Any]] = {
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
 }
-
