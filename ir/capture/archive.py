@@ -33,7 +33,8 @@ _WORDS = re.compile(r"[A-Za-z_]\w*")
 _QUOTED = re.compile(r"'(\w+)'")
 _SYMBOL = re.compile(r"^[suzf]+\d+$")
 _FUNCTIONS = frozenset(
-    "FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift "
+    "FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv LShift "
+    "RShift "
     "PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt RoundDecimal "
     "ToFloat Identity Max Min Eq Ne Lt Le Gt Ge And Or Not Piecewise True False oo floor ceiling "
     "IsNonOverlappingAndDenseIndicator Symbol Mul Add Pow Integer Rational Float Half positive "
@@ -153,7 +154,7 @@ def _newer(path: Path, raw: Mapping[str, Any], reason: str) -> OptcError:
     saved = raw.get("torch_version", "an unknown version")
     return error(
         "E0204",
-        f"{path} was saved by torch {saved} and cannot be read by torch {torch.__version__}: {reason}",
+        f"{path} is of torch {saved} and cannot be read by torch {torch.__version__}: {reason}",
         help=f"save it again with torch {torch.__version__.partition('+')[0]}",
     )
 

@@ -1,4 +1,4 @@
-"""What a rule works with: the node being taken, the builder, and the few moves that most rules make."""
+"""What a rule works with: the node being taken, the builder, and the moves that most rules make."""
 
 from __future__ import annotations
 

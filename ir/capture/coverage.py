@@ -1,4 +1,4 @@
-"""Which core ATen ops can be captured: the data behind `optc ops`, and what its contract test checks.
+"""Which core ATen ops can be captured: the data behind `optc ops` and its contract test.
 
 Core ops are those that torch tags `torch.Tag.core`. Backward, random, in-place and symbolic
 ones do not count.

@@ -111,7 +111,7 @@ def _given_names(program: ExportedProgram) -> dict[sympy.Symbol, str]:
 
 
 def assign(dims: Sequence[Dimension], shapes: Mapping[str, int] | None) -> Assignment:
-    """The number for each dimension; raises E0210 (missing), E0211 (unknown name), E0212 (range)."""
+    """The number for each dimension; raises E0210 (missing), E0211 (unknown), E0212 (range)."""
     given = dict(shapes or {})
     result: dict[sympy.Symbol, int] = {}
     by_name = {name: dim for dim in reversed(dims) for name in (*reversed(dim.aliases), dim.name)}

@@ -49,7 +49,7 @@ def capture(
     else:
         raise error(
             "E0220",
-            f"cannot capture {type(model).__name__}; it takes an nn.Module, an ExportedProgram or a path",
+            f"cannot capture {type(model).__name__}: not an nn.Module, ExportedProgram or path",
         )
     module = module_from(program, name, shapes, found)
     if diagnostics is not None:

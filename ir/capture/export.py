@@ -39,10 +39,13 @@ def export(
         return torch.export.export(model, args, named, strict=False)
     except Exception as problem:
         first = str(problem).strip().partition("\n")[0]
+        hint = "torch.export.export(model, example_inputs) shows torch's own explanation"
+        if "Cache" in first:
+            hint = "model.config.use_cache = False: the model returns a cache object"
         raise error(
             "E0221",
             f"torch cannot export {type(model).__name__}: {type(problem).__name__}: {first}",
-            help="torch.export.export(model, example_inputs) shows torch's own explanation",
+            help=hint,
         ) from problem
     finally:
         for part, training in modes.items():

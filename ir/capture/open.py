@@ -14,6 +14,7 @@ _TWO_LINES = (
     "program = torch.export.export(model.eval(), example_inputs)\n"
     'torch.export.save(program, "model.pt2")'
 )
+_SAVE_AGAIN = 'program = torch.export.load("old.pt2")\ntorch.export.save(program, "model.pt2")'
 
 
 def open_model(
@@ -41,7 +42,7 @@ def open_model(
             raise error(
                 "E0206",
                 f"{path} holds {kind.value}, a format that needs unpickling",
-                excerpt='program = torch.export.load("old.pt2")\ntorch.export.save(program, "model.pt2")',
+                excerpt=_SAVE_AGAIN,
                 help="save it again with these two lines, where you trust the file",
             )
         case Format.UNKNOWN:

@@ -43,6 +43,6 @@ def report(found: Iterable[Unsupported]) -> OptcError:
             f"{count} {nodes} not supported, of {len(groups)} kind{'s' * (len(groups) > 1)}",
             loc=loc,
             excerpt="\n".join(lines),
-            help="`optc ops` lists what is supported; rewrite these lines of the model, or leave them to the caller",
+            help="rewrite these lines of the model; `optc ops` lists what is supported",
         )
     )

@@ -1,4 +1,4 @@
-"""Weights by reference: a torch tensor's memory as a numpy array, and what is odd about its content."""
+"""Weights by reference: a torch tensor's memory as an array, and what is odd about its content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def array_of(tensor: torch.Tensor) -> np.ndarray:
 
 
 def constant_of(tensor: torch.Tensor) -> Constant:
-    """A constant of the tensor's content: a splat where all elements are equal, else by reference."""
+    """A constant of the content: a splat where all elements are equal, else by reference."""
     type = TensorType(tuple(tensor.shape), from_torch(tensor.dtype))
     if _is_splat(tensor):
         return splat(tensor.reshape(-1)[0].item() if tensor.numel() else 0, type)
@@ -33,7 +33,7 @@ def constant_of(tensor: torch.Tensor) -> Constant:
 
 
 def weight_of(tensor: torch.Tensor) -> Constant:
-    """A parameter or buffer as a constant, always by reference: its content may be trained later."""
+    """A parameter or buffer as a constant, always by reference: it may be trained later."""
     array = array_of(tensor)
     return Constant(
         TensorType(tuple(tensor.shape), from_torch(tensor.dtype)), Stored(lambda: array)

@@ -32,7 +32,7 @@ Indices = Sequence[Value | None]
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """An advanced index: `axes` of the tensor, merged, read at `linear` (row-major among the axes)."""
+    """An advanced index: `axes`, merged, read at `linear` (row-major among them)."""
 
     axes: tuple[int, ...]
     linear: Value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def split_with_sizes(ctx: Context, x: Value, sizes: Sequence[int], dim: int = 0)
     ends = np.cumsum([0, *sizes]).tolist()
     return [
         ctx.slice(x, axis, first, last) if ctx.used(index) else x
-        for index, (first, last) in enumerate(zip(ends, ends[1:], strict=False))
+        for index, (first, last) in enumerate(pairwise(ends))
     ]
 
 

@@ -161,7 +161,7 @@ def _statistics(
 def batch_norm_of_batch(
     ctx: Context, x: Value, weight: MaybeValue, bias: MaybeValue, eps: float
 ) -> tuple[list[Value], Value, Value]:
-    """Batch norm with the batch's own statistics: (outputs as torch orders them, mean, variance)."""
+    """Batch norm with the batch's own statistics: (outputs in torch's order, mean, variance)."""
     axes = tuple(axis for axis in range(x.type.rank) if axis != 1)
     variance, mean = spread(ctx, ctx.cast(x, ctx.dtype(1)), axes, 0.0, keepdims=False)
     inputs = _statistics(ctx, x, mean, variance, weight, bias)

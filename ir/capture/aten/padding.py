@@ -1,4 +1,4 @@
-"""ATen rules: padding, strided views, diagonals and sliding windows: places that are known ahead."""
+"""ATen rules: padding, strided views, diagonals and sliding windows: known places."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,48 +26,51 @@ def _gates(ctx: Context, weights: Sequence[Value], has_biases: bool) -> list[Val
     return [*weights, zeros, zeros]
 
 
-def _layers(
-    ctx: Context,
-    x: Value,
-    states: Sequence[Value],
-    params: Sequence[Value],
-    has_biases: bool,
-    layers: int,
-    bidirectional: bool,
-    batch_first: bool,
-    op: type[Lstm] | type[Gru],
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """Layers of one kind; `params` lie in torch's order: by layer, direction, then weight."""
+
+    op: type[Lstm | Gru]
+    params: Sequence[Value]
+    has_biases: bool
+    layers: int
+    directions: int
+
+    def start(self, ctx: Context, states: Sequence[Value], cell: int) -> list[Value]:
+        """First states of one layer and direction."""
+        rows = [ctx.slice(state, 0, cell, cell + 1) for state in states]
+        return [ctx.reshape(row, row.shape[1:]) for row in rows]
+
+    def cell(self, ctx: Context, x: Value, states: Sequence[Value], cell: int) -> list[Value]:
+        """One layer in one direction: the sequence and the last states."""
+        count = 4 if self.has_biases else 2
+        weights = _gates(ctx, self.params[cell * count : (cell + 1) * count], self.has_biases)
+        op = self.op(reverse=cell % self.directions == 1)
+        return list(ctx.emit_all(op, x, *self.start(ctx, states, cell), *weights))
+
+    def run(self, ctx: Context, x: Value, states: Sequence[Value]) -> list[Value]:
+        """The sequence [T, B, directions * H], then the last states [layers * directions, B, H]."""
+        ends: list[list[Value]] = []
+        for layer in range(self.layers):
+            cells = range(layer * self.directions, (layer + 1) * self.directions)
+            found = [self.cell(ctx, x, states, cell) for cell in cells]
+            x = ctx.concat([outputs[0] for outputs in found], 2)
+            ends += [outputs[1:] for outputs in found]
+        columns = zip(*ends, strict=True)
+        return [x, *(ctx.concat([ctx.unsqueeze(h, 0) for h in column], 0) for column in columns)]
+
+
+def _run(
+    ctx: Context, stack: _Stack, x: Value, states: Sequence[Value], batch_first: bool
 ) -> list[Value]:
-    """All layers: the sequence, then the last states, each [layers * directions, batch, size]."""
-    unbatched = x.type.rank == 2
-    if unbatched:
-        x = ctx.unsqueeze(x, 1)
-        states = [ctx.unsqueeze(state, 1) for state in states]
-    elif batch_first:
-        x = ctx.permute(x, (1, 0, 2))
-    directions, per_cell = 1 + bidirectional, 4 if has_biases else 2
-    last: list[list[Value]] = [[] for _ in states]
-    for layer in range(layers):
-        outputs = []
-        for direction in range(directions):
-            cell = layer * directions + direction
-            weights = _gates(ctx, params[cell * per_cell : (cell + 1) * per_cell], has_biases)
-            start = [
-                ctx.reshape(ctx.slice(state, 0, cell, cell + 1), state.shape[1:])
-                for state in states
-            ]
-            output, *ends = ctx.emit_all(op(reverse=bool(direction)), x, *start, *weights)
-            outputs.append(output)
-            for kept, end in zip(last, ends, strict=True):
-                kept.append(ctx.unsqueeze(end, 0))
-        x = ctx.concat(outputs, 2)
-    if unbatched:
-        x = ctx.reshape(x, (x.shape[0], x.shape[2]))
-    elif batch_first:
-        x = ctx.permute(x, (1, 0, 2))
-    ends = [ctx.concat(kept, 0) for kept in last]
-    if unbatched:
-        ends = [ctx.reshape(end, (end.shape[0], end.shape[2])) for end in ends]
-    return [x, *ends]
+    """The layers on [T, B, I], on [B, T, I] when `batch_first`, or on [T, I]."""
+    if x.type.rank == 2:
+        found = stack.run(ctx, ctx.unsqueeze(x, 1), [ctx.unsqueeze(state, 1) for state in states])
+        return [ctx.reshape(item, (item.shape[0], item.shape[2])) for item in found]
+    if not batch_first:
+        return stack.run(ctx, x, states)
+    sequence, *ends = stack.run(ctx, ctx.permute(x, (1, 0, 2)), states)
+    return [ctx.permute(sequence, (1, 0, 2)), *ends]
 
 
 def lstm(
@@ -85,8 +89,8 @@ def lstm(
     require(not (train and dropout), TRAINING)
     count = layers * (1 + bidirectional) * (4 if has_biases else 2)
     require(len(params) == count, "an LSTM with projections (proj_size) is not supported")
-    args = (states, params, has_biases, layers, bidirectional, batch_first)
-    return _layers(ctx, x, *args, Lstm)
+    stack = _Stack(Lstm, params, has_biases, layers, 1 + bidirectional)
+    return _run(ctx, stack, x, states, batch_first)
 
 
 def gru(
@@ -103,8 +107,8 @@ def gru(
 ) -> list[Value]:
     """torch.nn.GRU."""
     require(not (train and dropout), TRAINING)
-    args = ([state], params, has_biases, layers, bidirectional, batch_first)
-    return _layers(ctx, x, *args, Gru)
+    stack = _Stack(Gru, params, has_biases, layers, 1 + bidirectional)
+    return _run(ctx, stack, x, [state], batch_first)
 
 
 def _cell_weights(ctx: Context, weights: Sequence[Value | None]) -> list[Value]:

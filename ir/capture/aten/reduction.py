@@ -93,7 +93,7 @@ def extreme_and_place(op: type[Reduce], arg: type[ArgReduce]) -> Callable[..., l
     return run
 
 
-def running(op: type[CumSum] | type[CumProd]) -> Callable[..., Value]:
+def running(op: type[CumSum | CumProd]) -> Callable[..., Value]:
     """Running sum or product."""
 
     def run(ctx: Context, x: Value, dim: int, **_: Any) -> Value:
