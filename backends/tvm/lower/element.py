@@ -16,7 +16,7 @@ Index = Sequence[Expr | int]
 Read = Callable[..., Expr]
 Lowering = Callable[[Any, Sequence[te.Tensor], Sequence[TensorType]], Sequence[te.Tensor]]
 
-_ROUNDING = "optc.rounding"
+ROUNDING = "optc.rounding"
 
 
 def wide(dtype: DType) -> DType:
@@ -56,7 +56,7 @@ def reader(tensor: te.Tensor, type: TensorType) -> Read:
     """Reads elements in the wide dtype, before rounding if they were computed in this kernel."""
     if wide(type.dtype) is type.dtype:
         return exact(tensor)
-    if isinstance(tensor.op, te.ComputeOp) and tensor.op.tag == _ROUNDING:
+    if isinstance(tensor.op, te.ComputeOp) and tensor.op.tag == ROUNDING:
         return exact(tensor.op.input_tensors[0])
     return stored(tensor, type)
 
@@ -86,7 +86,7 @@ def rounded(tensor: te.Tensor, type: TensorType) -> te.Tensor:
     if wide(type.dtype) is type.dtype:
         return tensor
     return te.compute(
-        type.shape, lambda *index: cast(read(*index), type.dtype), name=name, tag=_ROUNDING
+        type.shape, lambda *index: cast(read(*index), type.dtype), name=name, tag=ROUNDING
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from optc.backends.tvm.templates.batch_matmul import BatchMatMul
 from optc.backends.tvm.templates.gemm import Gemm
 from optc.backends.tvm.templates.generic import Generic
 from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
 
 GENERIC = Generic.name
 # Ordered from the most particular to the one that takes everything.
-TEMPLATES: tuple[Template, ...] = (Gemm(), Generic())
+TEMPLATES: tuple[Template, ...] = (Gemm(), BatchMatMul(), Generic())
 
 
 def match(problem: Problem) -> tuple[Plan, tuple[tuple[str, Miss], ...]]:

@@ -17,6 +17,7 @@ from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.lower import lower_node
+from optc.backends.tvm.lower.element import ROUNDING, rounded, wide
 from optc.backends.tvm.templates.legal import legal_call
 from optc.backends.tvm.templates.loops import Code, Index, as_index
 from optc.ir.graph import Graph, Value
@@ -49,7 +50,7 @@ def parameter(type: TensorType, name: str) -> Buffer:
 def tensors_of(body: Graph, cut: Iterable[Value] = ()) -> dict[Value, te.Tensor]:
     """Every value of the body as a TE tensor; inputs and `cut` values are placeholders.
 
-    Nodes all of whose outputs are cut are not lowered. Constants of a body are splats: an array
+    Nodes all of whose outputs are cut are not lowered; `unrounded` gives their placeholder. Constants of a body are splats: an array
     of weights reaches a task as an input. Raises what `lower_node` raises.
     """
     cuts = set(cut)
@@ -58,7 +59,7 @@ def tensors_of(body: Graph, cut: Iterable[Value] = ()) -> dict[Value, te.Tensor]
         tensors[value] = _splat(value.type, constant.splat)
     for node in body.nodes:
         if cuts.issuperset(node.outputs):
-            results: Sequence[te.Tensor] = [placeholder(v, "anchor") for v in node.outputs]
+            results: Sequence[te.Tensor] = [_unknown(v.type) for v in node.outputs]
         else:
             results = lower_node(node, [tensors[v] for v in node.inputs])
         tensors.update(zip(node.outputs, results, strict=True))
@@ -141,6 +142,17 @@ def _has_condition(body: Expr) -> bool:
         return tvm_ffi.VisitInterrupt(True) if item.op.name == _CONDITION else None
 
     return tvm_ffi.structural_walk(body, (Call, found)) is not None
+
+
+def _unknown(type: TensorType) -> te.Tensor:
+    """A value that a template computes: followers read it before it is rounded to its type."""
+    return rounded(te.placeholder(type.shape, tvm_dtype(wide(type.dtype)), "anchor"), type)
+
+
+def unrounded(tensor: te.Tensor) -> te.Tensor:
+    """The tensor in the dtype it was computed in."""
+    rounding = isinstance(tensor.op, te.ComputeOp) and tensor.op.tag == ROUNDING
+    return tensor.op.input_tensors[0] if rounding else tensor
 
 
 def _splat(type: TensorType, value: float | None) -> te.Tensor:

@@ -199,6 +199,8 @@ class _FoldNest:
         moved: Callable[[list[Expr]], list[Expr]],
         lengths: Sequence[int],
     ) -> list[Expr]:
+        if not lengths:  # all reduced extents are 1: the only element is the result
+            return self.source(self.code, self.space.index(list(values)))
         code, (*outer, inner) = self.code, lengths
         lanes = min(self.lanes, 1 << (inner.bit_length() - 1)) if inner else 1
         groups = max(n for n in (1, 2, 4) if n == 1 or n * lanes <= inner)

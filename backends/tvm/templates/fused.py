@@ -16,7 +16,6 @@ from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
-from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.elements import (
     Elements,
     Key,
@@ -24,6 +23,7 @@ from optc.backends.tvm.templates.elements import (
     key_of,
     parameter,
     tensors_of,
+    unrounded,
 )
 from optc.backends.tvm.templates.loops import Code, Index, as_index
 from optc.backends.tvm.templates.places import Coordinates, followers, places, plain
@@ -113,11 +113,11 @@ class FusedEmitter:
         body = task.problem.body
         after = places(body, result, index, task.tensors)
         assert not isinstance(after, Miss), after.reason
-        dtype = tvm_dtype(result.type.dtype)
-        if value.ty.dtype != dtype:
-            value = tirx.Cast(dtype, value)
+        anchor = unrounded(task.tensors[result])
+        if value.ty.dtype != anchor.dtype:
+            value = tirx.Cast(anchor.dtype, value)
         value = code.bind(value, "sum")
-        sources = {**self._sources, key_of(task.tensors[result]): lambda _: value}
+        sources = {**self._sources, key_of(anchor): lambda _: value}
         elements = Elements(sources, code)
         for output, buffer in zip(body.outputs, self.outputs, strict=True):
             place = plain(after[output])

@@ -24,6 +24,7 @@ from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.places import Coordinate, Lane, plain, reshape
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
+from optc.backends.tvm.templates.product import Operand, Product, left_operand
 from optc.backends.tvm.templates.tile import Tile, accumulate, drain, register_rows, tile_cycles
 from optc.ir.dtype import DType
 from optc.ir.graph import Node, Value
@@ -88,7 +89,7 @@ class Gemm:
         constant = {problem.body.inputs[i] for i in problem.constants}
         if weight not in constant or problem.body.users[weight] != (anchor,):
             return Miss("the right side is not a constant of the product's own")
-        if weight.type.elements != weight.shape[-1] * weight.shape[-2]:
+        if not Product(anchor).shared:
             return Miss("the right side is a batch of matrices")
         if not anchor.output.type.dtype.is_float or not anchor.output.type.elements:
             return Miss(f"products of {anchor.output.type} go elsewhere")
@@ -104,52 +105,32 @@ class GemmPlan:
     template: str = "gemm/1"
 
     @property
-    def node(self) -> Node:
+    def product(self) -> Product:
         """The product."""
-        return self.task.anchor
-
-    @property
-    def dtype(self) -> DType:
-        """What sums are kept in."""
-        return DType.F64 if self.node.output.type.dtype is DType.F64 else DType.F32
-
-    @property
-    def m(self) -> int:
-        """Rows."""
-        return self.node.output.type.elements // self.n
-
-    @property
-    def n(self) -> int:
-        """Columns."""
-        return self.node.output.shape[-1]
-
-    @property
-    def k(self) -> int:
-        """Length of each sum."""
-        return self.node.inputs[0].shape[-1]
+        return Product(self.task.anchor)
 
     def candidates(self) -> Sequence[Knobs]:
         """Tile shapes, the fewest estimated cycles first."""
         target = self.task.problem.target
-        lanes = target.lanes(self.dtype)
+        lanes = target.lanes(self.product.dtype)
         found = []
-        for vectors in range(1, min(_MOST_VECTORS, -(-self.n // lanes)) + 1):
+        for vectors in range(1, min(_MOST_VECTORS, -(-self.product.n // lanes)) + 1):
             most = register_rows(target, vectors)
             # Heights that divide the rows evenly; a lower one may suit the number of threads.
-            tiles = -(-self.m // most)
+            tiles = -(-self.product.m // most)
             for count in (tiles, tiles + 1):
-                rows = -(-self.m // count)
+                rows = -(-self.product.m // count)
                 found.append(GemmKnobs(rows, vectors, _UNROLL))
         return sorted(dict.fromkeys(found), key=self.cycles)
 
     def cycles(self, knobs: GemmKnobs) -> float:
         """Estimated cycles of the slowest thread."""
         target = self.task.problem.target
-        lanes = target.lanes(self.dtype)
-        tiles, vectors = -(-self.m // knobs.rows), -(-self.n // lanes)
+        lanes = target.lanes(self.product.dtype)
+        tiles, vectors = -(-self.product.m // knobs.rows), -(-self.product.n // lanes)
         panels = -(-vectors // knobs.vectors)
-        rows, width = self.m / tiles, vectors / panels
-        work = tile_cycles(rows, width, self.k) * panels * tiles
+        rows, width = self.product.m / tiles, vectors / panels
+        work = tile_cycles(rows, width, self.product.k) * panels * tiles
         share = -(-panels * tiles // target.cores) / (panels * tiles)
         return work * max(share, 1 / target.cores)
 
@@ -162,63 +143,53 @@ class GemmPlan:
 
 class _Emission:
     def __init__(self, plan: GemmPlan, knobs: GemmKnobs) -> None:
-        self.plan, self.knobs, self.node = plan, knobs, plan.node
-        target = plan.task.problem.target
-        self.dtype = plan.dtype
-        self.lanes = target.lanes(self.dtype)
-        transposed = not isinstance(self.node.op, MatMul) or self.node.op.transpose_b
-        self.pack = PanelPack(knobs.vectors * self.lanes, self.lanes, transposed)
-        place = plan.task.problem.body.inputs.index(self.node.inputs[1])
+        self.plan, self.knobs, self.product = plan, knobs, plan.product
+        self.target = plan.task.problem.target
+        self.lanes = self.target.lanes(self.product.dtype)
+        self.pack = PanelPack(knobs.vectors * self.lanes, self.lanes, self.product.transposed)
+        weight = self.product.node.inputs[1]
+        place = plan.task.problem.body.inputs.index(weight)
         self.io: FusedEmitter = plan.task.emitter({place: self.pack})
-        self.weights = self.io.packed(self.node.inputs[1])
+        self.weights = self.io.packed(weight)
         self.code = Code()
 
     def run(self, symbol: str) -> Emitted:
-        plan, code = self.plan, self.code
-        tiles = -(-plan.m // self.knobs.rows)
-        short, tall = divmod(plan.m, tiles)
-        full, left = divmod(plan.n, self.pack.width)
-        panels = full + (left > 0)
+        code, product = self.code, self.product
+        left = left_operand(code, self.io, product, self.target)
+        tiles = -(-product.m // self.knobs.rows)
+        short, tall = divmod(product.m, tiles)
+        full, rest = divmod(product.n, self.pack.width)
+        panels = full + (rest > 0)
         with code.shared("item", panels * tiles, self.plan.cycles(self.knobs)) as item:
             panel = code.bind(tirx.floordiv(item, tiles), "panel")
             strip = code.bind(tirx.floormod(item, tiles), "strip")
-            first = code.bind(strip * short + tirx.min(strip, tall), "first")
+            row = code.bind(strip * short + tirx.min(strip, tall), "row")
             heights = (tall, short + 1), (tiles - tall, short)
-            widths = (full, self.pack.width), (panels - full, left)
+            widths = (full, self.pack.width), (panels - full, rest)
             for rows, chosen in code.cases(strip < tall, *heights):
                 with chosen:
                     for columns, here in code.cases(panel < full, *widths):
                         with here:
-                            self.tile(Tile(rows, columns, self.lanes), panel, first)
+                            self.tile(left, Tile(rows, columns, self.lanes), panel, row)
         return self.io.finish(code, symbol)
 
-    def tile(self, tile: Tile, panel: Expr, first: Expr) -> None:
-        code, plan = self.code, self.plan
-        start = code.bind(panel * (plan.k * self.pack.width), "start")
-        x, bias = self.node.inputs[0], self.node.inputs[2:]
-        lead = x.shape[:-1]
-
-        def left(row: int, k: Expr) -> Expr:
-            index = [*plain(reshape([first + row], [plan.m], lead)), k]
-            return self.wide(self.io.read(None, x, index))
+    def tile(self, left: Operand, tile: Tile, panel: Expr, row: Expr) -> None:
+        code, product = self.code, self.product
+        start = code.bind(panel * (product.k * self.pack.width), "start")
 
         def right(k: Expr, column: Expr) -> Expr:
-            return self.wide(self.weights[start + k * tile.width + column])
+            return product.wide(self.weights[start + k * tile.width + column])
 
-        sums = accumulate(code, tile, plan.k, self.knobs.unroll, left, right, tvm_dtype(self.dtype))
+        sums = accumulate(
+            code, tile, product.k, self.knobs.unroll, lambda r, k: left((), row + r, k), right,
+            tvm_dtype(product.dtype),
+        )  # fmt: skip
 
-        def finish(row: Expr, column: Coordinate, value: Expr) -> None:
+        def finish(r: Expr, column: Coordinate, value: Expr) -> None:
             place = Lane(panel * self.pack.width + column.base, column.lane, column.lanes)
-            if bias:
-                at = place.base + place.lane
-                value = value + self.wide(self.io.read(None, bias[0], [at]))
-            lead = self.node.output.shape[:-1]
-            rows = reshape([first + row], [plan.m], lead)
-            self.io.store(code, [*rows, place], value)
+            for bias in product.node.inputs[2:]:
+                index = [place.base + place.lane]
+                value = value + product.wide(self.io.read(None, bias, index))
+            self.io.store(code, product.place((), row + r, place), value)
 
         drain(code, tile, sums, finish, self.plan.task.epilogue_size)
-
-    def wide(self, value: Expr) -> Expr:
-        """The value in the type that sums are kept in."""
-        dtype = tvm_dtype(self.dtype)
-        return value if value.ty.dtype == dtype else tirx.Cast(dtype, value)

@@ -1,7 +1,7 @@
 """What TVM's vector loops and LLVM backend take, and rewrites for what they do not.
 
 TVM unrolls a vector loop into scalar code around calls it does not know to be lane-wise, gets that
-wrong for named values, folds `x != x` to false, and has no LLVM form for some calls it offers.
+wrong for bound values, folds `x != x` to false, and has no LLVM form for some calls it offers.
 """
 
 from __future__ import annotations
@@ -12,34 +12,6 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call, Expr, TensorLoad
 
-# Calls that stay in vector loops; any other runs lane by lane.
-_LANEWISE = frozenset(
-    {
-        "te.tensor_load",
-        "prim.ceil",
-        "prim.if_then_else",
-        "prim.likely",
-        "tirx.call_llvm_pure_intrin",
-        "tirx.exp",
-        "tirx.exp2",
-        "tirx.fabs",
-        "tirx.floor",
-        "tirx.fma",
-        "tirx.log",
-        "tirx.log10",
-        "prim.log2",
-        "tirx.popcount",
-        "tirx.pow",
-        "tirx.reinterpret",
-        "tirx.round",
-        "tirx.sin",
-        "tirx.cos",
-        "tirx.sqrt",
-        "tirx.tanh",
-        "tirx.trunc",
-    }
-)
-
 
 def is_nan(x: Expr) -> Expr:
     """Whether a float is not a number, by its bits: comparing it with itself is folded away."""
@@ -49,6 +21,8 @@ def is_nan(x: Expr) -> Expr:
 
 def legal_call(call: Call) -> Expr:
     """The same value through calls that compile; the call itself if it does."""
+    if call.op.name == "tirx.reinterpret" and _is_rounding(call.args[0]):
+        return _bf16_bits(call.args[0].value)
     rewrite = _REWRITES.get(call.op.name)
     return rewrite(*call.args) if rewrite else call
 
@@ -62,27 +36,24 @@ def legal(item: tvm_ffi.Object) -> tvm_ffi.Object:
     return tvm_ffi.structural_mutate(item, (Call, visit))
 
 
-def can_be_bound(value: Expr, *, in_vector: bool) -> bool:
-    """Whether `Bind` keeps the value as it is.
+def can_be_bound(value: Expr) -> bool:
+    """Whether `Bind` outside of vector loops keeps the value as it is.
 
-    What reads no memory is copied to its uses, which is right for scalar indices only; in vector
-    loops calls of C are unrolled, and bool and bf16 have no vector variables.
+    What reads no memory is copied to its uses, which is right for indices only. TVM's bf16 passes
+    overlook it.
     """
-    dtype = str(value.ty)
-    if dtype == "bfloat16" or (dtype == "bool" and in_vector):
-        return False
-    if not in_vector and dtype == "int32":
+    if str(value.ty) == "int32":
         return True
 
     def load(_: TensorLoad) -> tvm_ffi.VisitInterrupt:
         return tvm_ffi.VisitInterrupt(True)
 
-    def foreign(call: Call) -> tvm_ffi.VisitInterrupt | None:
-        return None if call.op.name in _LANEWISE else tvm_ffi.VisitInterrupt(True)
+    def half(item: Expr) -> tvm_ffi.VisitInterrupt | None:
+        return tvm_ffi.VisitInterrupt(True) if str(item.ty) == "bfloat16" else None
 
     if tvm_ffi.structural_walk(value, (TensorLoad, load)) is None:
         return False
-    return not in_vector or tvm_ffi.structural_walk(value, (Call, foreign)) is None
+    return tvm_ffi.structural_walk(value, ((TensorLoad, tirx.Cast), half)) is None
 
 
 def _bits(x: Expr) -> tuple[Expr, Expr]:
@@ -94,6 +65,18 @@ def _bits(x: Expr) -> tuple[Expr, Expr]:
         whole, mask, infinity = "int32", (1 << 31) - 1, 0xFF << 23
     bits = tirx.bitwise_and(tirx.reinterpret(whole, x), tirx.const(mask, whole))
     return bits, tirx.const(infinity, whole)
+
+
+def _is_rounding(x: Expr) -> bool:
+    return isinstance(x, tirx.Cast) and str(x.ty) == "bfloat16"
+
+
+def _bf16_bits(x: Expr) -> Expr:
+    """Bits of an f32 rounded to bf16, halves to even: TVM has no form of it inside expressions."""
+    bits, sixteen = tirx.reinterpret("uint32", x), tirx.const(16, "uint32")
+    odd = tirx.bitwise_and(tirx.shift_right(bits, sixteen), tirx.const(1, "uint32"))
+    upper = tirx.shift_right(bits + (odd + tirx.const(0x7FFF, "uint32")), sixteen)
+    return tirx.Cast("uint16", upper)
 
 
 def _is_inf(x: Expr) -> Expr:

@@ -48,12 +48,13 @@ class Code:
     def bind(self, value: Expr, name: str = "v") -> Expr:
         """Compute `value` once, here; answers with its name, or with itself if it needs none.
 
-        Values go through memory of their own, which LLVM turns into registers: a `Bind` of what
-        reads no memory is copied to its uses by TVM, which makes long expressions exponential.
+        Values go through memory of their own, which LLVM turns into registers: TVM copies a `Bind`
+        of what reads no memory to its uses, which makes long expressions exponential, and loses
+        vectors that are bound when it takes a statement of the loop apart.
         """
         if isinstance(value, Var | tirx.IntImm | tirx.FloatImm) or self._is_name(value):
             return value
-        if can_be_bound(value, in_vector=bool(self._vectors)):
+        if not self._vectors and can_be_bound(value):
             variable = Var(name, value.ty)
             self.add(tirx.Bind(variable, value))
             return variable

@@ -15,7 +15,7 @@ import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Call, Expr
 
-from optc.backends.tvm.templates.elements import Key, key_of
+from optc.backends.tvm.templates.elements import Key, key_of, unrounded
 from optc.backends.tvm.templates.loops import as_index
 from optc.backends.tvm.templates.plan import Miss
 from optc.ir.graph import Graph, Node, Value
@@ -93,7 +93,7 @@ def is_elementwise(
     node: Node, values: Sequence[Value], tensors: Mapping[Value, te.Tensor]
 ) -> bool:
     """Whether each output element reads `values` only at its own place."""
-    sources = {key_of(tensors[value]) for value in values}
+    sources = {key_of(t) for v in values for t in (tensors[v], unrounded(tensors[v]))}
     return all(_reads_in_place(tensors[output], sources) for output in node.outputs)
 
 

@@ -77,19 +77,23 @@ def accumulate(
     right: Callable[[Expr, Expr], Expr],
     dtype: str = "float32",
     start: Callable[[Expr], Expr] | None = None,
+    padded: bool = True,
 ) -> Buffer:
     """Sums over 0 <= k < extent of left(row, k) * right(k, column), in registers.
 
-    `start(column)` gives the first value of a column (a bias); zero without it. Answers with the
-    tile's sums, shape (rows, width): every index into them must be constant after unrolling.
+    `start(column)` gives the first value of a column (a bias); zero without it. `right` may be
+    asked for columns beyond the last if it is `padded`. Answers with the tile's sums, shape (rows,
+    width): every index into them must be constant after unrolling.
     """
+    vectors = [(v * tile.lanes, tile.lanes) for v in range(tile.vectors)]
+    vectors = vectors if padded else list(tile.pieces())
     sums = code.scratch("sums", (tile.rows, tile.width), dtype)
 
     def each(body: Callable[[int, Expr], None]) -> None:
         for row in range(tile.rows):
-            for vector in range(tile.vectors):
-                with code.vector("lane", tile.lanes) as lane:
-                    body(row, vector * tile.lanes + lane)
+            for first, lanes in vectors:
+                with code.vector("lane", lanes) as lane:
+                    body(row, first + lane)
 
     def clear(row: int, column: Expr) -> None:
         code.store(sums, (row, column), start(column) if start else tirx.const(0, dtype))
