@@ -17,6 +17,7 @@ from optc.ir.constant import Constant
 from optc.ir.diagnostics import NOWHERE, Diagnostic, InternalError, Loc, OptcError, Severity
 from optc.ir.graph import Graph
 from optc.ir.module import Module
+from optc.ir.ops.base import Op
 from optc.ir.printer import literal, print_module
 from optc.ir.targets.target import Target
 from optc.ir.verify import verify
@@ -33,6 +34,8 @@ class Effect(Enum):
 # Whether the backend makes one good kernel of a task body, some inputs of which are constants:
 # None, or the reason why not.
 Accepts = Callable[[Graph, frozenset[int]], str | None]
+# Whether the backend has any kernel for an op, good or not.
+Supports = Callable[[Op], bool]
 # The outputs of a graph for constant inputs: what constant folding computes with.
 Evaluate = Callable[[Graph, Sequence[Constant]], Sequence[Constant]]
 
@@ -45,6 +48,7 @@ class PassContext:
     exact: bool = False  # drop passes that are not EXACT
     seed: int = 0
     accepts: Accepts | None = None
+    supports: Supports | None = None  # without it every op counts as supported
     evaluate: Evaluate | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
     observers: tuple[Observer, ...] = ()  # a pass made of passes runs these around each of them
