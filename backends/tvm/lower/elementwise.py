@@ -164,7 +164,7 @@ def _floor_div(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
 def _float_floor_div(dtype: DType, a: Expr, b: Expr) -> Expr:
     """Python's floor division, as torch has it: exact where a / b would be rounded up."""
     zero, one = const(0.0, dtype), const(1.0, dtype)
-    rest = fn.fmod(a, b, dtype)
+    rest = fn.fmod(a, b)
     opposite = tirx.all(rest != zero, differ(b < zero, rest < zero))
     ratio = (a - rest) / b
     ratio = choose(opposite, ratio - one, ratio)
@@ -179,19 +179,19 @@ def _trunc_div(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
 
 
 def _fmod(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
-    return fn.fmod(a, b, dtype) if dtype.is_float else a - b * integers.trunc_div(dtype, a, b)
+    return fn.fmod(a, b) if dtype.is_float else a - b * integers.trunc_div(dtype, a, b)
 
 
 def _remainder(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
     if not dtype.is_float:
         return a - b * integers.floor_div(dtype, a, b)
-    zero, rest = const(0.0, dtype), fn.fmod(a, b, dtype)
+    zero, rest = const(0.0, dtype), fn.fmod(a, b)
     opposite = tirx.all(rest != zero, differ(b < zero, rest < zero))
     return choose(opposite, rest + b, rest)
 
 
 def _pow(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
-    return fn.power(a, b, dtype) if dtype.is_float else integers.power(dtype, a, b)
+    return fn.power(a, b) if dtype.is_float else integers.power(dtype, a, b)
 
 
 def _compare(compare: Callable[[Expr, Expr], Expr]) -> Lowering:
@@ -302,7 +302,7 @@ LOWER: Mapping[type[Op], Lowering] = {
     ew.Fmod: _jump(_fmod),
     ew.Remainder: _jump(_remainder),
     ew.Pow: _lower(_pow),
-    ew.Atan2: _lower(lambda _, dtype, a, b: fn.atan2(a, b, dtype)),
+    ew.Atan2: _lower(lambda _, __, a, b: fn.atan2(a, b)),
     ew.Maximum: _lower(lambda _, dtype, a, b: maximum(a, b, dtype)),
     ew.Minimum: _lower(lambda _, dtype, a, b: minimum(a, b, dtype)),
     ew.BitwiseAnd: _bitwise(tirx.bitwise_and, tirx.And),

@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from optc.backends.tvm.lower.element import choose, const
+from optc.backends.tvm.lower.fast import FAST
 from optc.ir.dtype import DType
 
 Function = Callable[[Expr, DType], Expr]
@@ -21,14 +22,12 @@ def _intrinsic(function: Callable[[Expr], Expr]) -> Function:
     return lambda x, _: function(x)
 
 
-def _libm(name: str) -> Function:
-    """A function of C's math library that TVM has no intrinsic for."""
+def _llvm(name: str) -> Function:
+    """An LLVM intrinsic; LLVM takes vectors apart for C's library itself.
 
-    def call(x: Expr, dtype: DType) -> Expr:
-        suffix = "" if dtype is DType.F64 else "f"
-        return tirx.call_pure_extern(str(x.ty), name + suffix, x)
-
-    return call
+    TVM's own calls of C functions break in vector loops whose values have names.
+    """
+    return lambda x, _: tirx.call_llvm_pure_intrin(str(x.ty), f"llvm.{name}", x)
 
 
 def _sigmoid(x: Expr, dtype: DType) -> Expr:
@@ -40,44 +39,64 @@ def _reciprocal(x: Expr, dtype: DType) -> Expr:
     return const(1.0, dtype) / x
 
 
-def _tanh(x: Expr, dtype: DType) -> Expr:
-    # tanh(x) = 1 - 2 / (exp(2x) + 1) loses digits near 0, where an odd polynomial is exact enough.
-    return _libm("tanh")(x, dtype)
+def _expm1(x: Expr, dtype: DType) -> Expr:
+    """Kahan's correction: what rounding did to exp(x) is undone by its logarithm."""
+    one, power = const(1.0, dtype), exp(x, dtype)
+    shifted = power - one
+    near = shifted * x / log(power, dtype)
+    saturated = tirx.any(shifted == -one, power == const(float("inf"), dtype))
+    return choose(power == one, x, choose(saturated, shifted, near))
+
+
+def _log1p(x: Expr, dtype: DType) -> Expr:
+    """Kahan's correction: the logarithm of what 1 + x was rounded to, scaled to x."""
+    one = const(1.0, dtype)
+    shifted = one + x
+    near = log(shifted, dtype) * x / (shifted - one)
+    endless = shifted == const(float("inf"), dtype)
+    return choose(shifted == one, x, choose(endless, shifted, near))
+
+
+def _atanh(x: Expr, dtype: DType) -> Expr:
+    doubled = const(2.0, dtype) * x / (const(1.0, dtype) - x)
+    return const(0.5, dtype) * _log1p(doubled, dtype)
 
 
 FUNCTION: Mapping[str, Function] = {
-    "acos": _libm("acos"),
-    "acosh": _libm("acosh"),
-    "asin": _libm("asin"),
-    "asinh": _libm("asinh"),
-    "atan": _libm("atan"),
-    "atanh": _libm("atanh"),
+    "acos": _llvm("acos"),
+    "acosh": _intrinsic(tirx.acosh),
+    "asin": _llvm("asin"),
+    "asinh": _intrinsic(tirx.asinh),
+    "atan": _llvm("atan"),
+    "atanh": _atanh,
     "ceil": _intrinsic(tirx.ceil),
     "cos": _intrinsic(tirx.cos),
-    "cosh": _libm("cosh"),
-    "erf": _libm("erf"),
+    "cosh": _llvm("cosh"),
+    "erf": _intrinsic(tirx.erf),
     "exp": _intrinsic(tirx.exp),
-    "expm1": _libm("expm1"),
+    "expm1": _expm1,
     "floor": _intrinsic(tirx.floor),
     "log": _intrinsic(tirx.log),
     "log10": _intrinsic(tirx.log10),
-    "log1p": _libm("log1p"),
+    "log1p": _log1p,
     "log2": _intrinsic(tirx.log2),
     "reciprocal": _reciprocal,
     "round": _intrinsic(tirx.nearbyint),
     "rsqrt": lambda x, dtype: const(1.0, dtype) / tirx.sqrt(x),
     "sigmoid": _sigmoid,
     "sin": _intrinsic(tirx.sin),
-    "sinh": _libm("sinh"),
+    "sinh": _llvm("sinh"),
     "sqrt": _intrinsic(tirx.sqrt),
-    "tan": _libm("tan"),
-    "tanh": _tanh,
+    "tan": _llvm("tan"),
+    "tanh": _llvm("tanh"),
     "trunc": _intrinsic(tirx.trunc),
 }
 
 
 def apply(name: str, x: Expr, dtype: DType) -> Expr:
     """The named function of `x`, an f32 or f64 expression."""
+    if dtype is DType.F32 and name in FAST:
+        return FAST[name](x)
     return FUNCTION[name](x, dtype)
 
 
@@ -106,29 +125,37 @@ def sigmoid(x: Expr, dtype: DType) -> Expr:
     return apply("sigmoid", x, dtype)
 
 
-def fmod(a: Expr, b: Expr, dtype: DType) -> Expr:
+def fmod(a: Expr, b: Expr) -> Expr:
     """Remainder with the sign of a."""
-    return tirx.call_pure_extern(str(a.ty), "fmod" if dtype is DType.F64 else "fmodf", a, b)
+    return tirx.Mod(a, b)
 
 
-def power(a: Expr, b: Expr, dtype: DType) -> Expr:
+def power(a: Expr, b: Expr) -> Expr:
     """a to the b."""
-    return tirx.call_pure_extern(str(a.ty), "pow" if dtype is DType.F64 else "powf", a, b)
+    if str(a.ty) == "float32":
+        return FAST["power"](a, b)
+    return tirx.power(a, b)
 
 
-def atan2(y: Expr, x: Expr, dtype: DType) -> Expr:
+def atan2(y: Expr, x: Expr) -> Expr:
     """Angle of the point (x, y)."""
-    return tirx.call_pure_extern(str(y.ty), "atan2" if dtype is DType.F64 else "atan2f", y, x)
+    if str(y.ty) == "float32":
+        return FAST["atan2"](y, x)
+    return tirx.call_llvm_pure_intrin(str(y.ty), "llvm.atan2", y, x)
 
 
 def gelu(x: Expr, dtype: DType) -> Expr:
     """x * Phi(x)."""
+    if dtype is DType.F32:
+        return FAST["gelu"](x)
     half, one = const(0.5, dtype), const(1.0, dtype)
     return x * half * (one + apply("erf", x * const(math.sqrt(0.5), dtype), dtype))
 
 
 def gelu_tanh(x: Expr, dtype: DType) -> Expr:
     """Gelu's approximation by tanh (Hendrycks and Gimpel 2016, section 2)."""
+    if dtype is DType.F32:
+        return FAST["gelu_tanh"](x)
     inner = x + const(0.044715, dtype) * x * x * x
     scaled = const(math.sqrt(2.0 / math.pi), dtype) * inner
     return const(0.5, dtype) * x * (const(1.0, dtype) + tanh(scaled, dtype))
