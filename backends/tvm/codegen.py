@@ -72,7 +72,6 @@ def _block_passes() -> list[tvm.transform.Pass]:
 def _loop_passes() -> list[tvm.transform.Pass]:
     tir, schedule = tirx.transform, s_tir.transform
     return [
-        tir.FlattenBuffer(),
         tir.BF16ComputeLegalize(),
         tir.NarrowDataType(32),
         tir.VectorizeLoop(True),
@@ -95,11 +94,11 @@ def compile_functions(functions: Sequence[PrimFunc], target: Target) -> ObjectCo
     Raises CodegenError with the symbol at fault.
     """
     llvm = llvm_target(target)
-    module = tvm.IRModule({_symbol(f): f for f in map(simplify_indices, functions)})
+    loops = [_without_blocks(function) for function in functions]
+    module = tvm.IRModule({_symbol(f): f for f in map(simplify_indices, loops)})
     module = tirx.transform.BindTarget(llvm)(module)
     with tvm.transform.PassContext(opt_level=3):
-        blocks = any(_has_blocks(function) for function in functions)
-        for lower in [*(_block_passes() if blocks else []), *_loop_passes()]:
+        for lower in _loop_passes():
             module = lower(module)
         plain = {name: to_workspace(f) for name, f in module.functions.items()}
         module = tvm.IRModule({name: function for name, (function, _) in plain.items()})
@@ -110,10 +109,15 @@ def compile_functions(functions: Sequence[PrimFunc], target: Target) -> ObjectCo
     return ObjectCode(_checked(_object_bytes(built), functions), workspace)
 
 
-def _has_blocks(function: PrimFunc) -> bool:
-    """Block passes take seconds on large expressions; functions written as loops need none."""
+def _without_blocks(function: PrimFunc) -> PrimFunc:
+    """The function as plain loops; block passes take long, and most functions have no blocks."""
     block = (s_tir.SBlock, lambda _: tvm_ffi.VisitInterrupt(True))
-    return tvm_ffi.structural_walk(function.body, block) is not None
+    if tvm_ffi.structural_walk(function.body, block) is None:
+        return function
+    module = tvm.IRModule({_symbol(function): function})
+    for lower in _block_passes():
+        module = lower(module)
+    return module[_symbol(function)]
 
 
 def _symbol(function: PrimFunc) -> str:

@@ -1,30 +1,51 @@
-"""Simplifies the integers of a function: indices, loop bounds, conditions. Floats stay as written.
+"""Flattens buffers and simplifies indices, loop bounds and conditions. Floats stay as written.
 
-TVM's own pass cancels (x + c) - c, folds x != x, and copies every named float to where it is used,
+TVM's own flattening simplifies every index, which takes longer than LLVM; its simplifier cancels (x + c) - c, folds x != x, and copies every named float to where it is used,
 which makes long expressions exponentially longer.
 """
 
 from __future__ import annotations
 
+import math
+
 import tvm
 import tvm_ffi
 from tvm import sym, tirx
 from tvm.ir import Call, Expr, TensorLoad
-from tvm.tirx import PrimFunc, Stmt
+from tvm.tirx import Buffer, PrimFunc, Stmt
 
 _DIVISIONS = (tirx.FloorDiv, tirx.FloorMod, tirx.Div, tirx.Mod)
+_POINTER = "tirx.buffer_data"
 _CONDITION = "prim.if_then_else"
 
 
 def simplify_indices(function: PrimFunc) -> PrimFunc:
-    """The function with divisions in indices, and guards, resolved as far as loop ranges tell."""
-    body = _Simplifier().run(function.body)
-    return PrimFunc(function.params, body, function.ret_type, function.attrs)
+    """The function over flat buffers; divisions in indices, and guards, resolved by loop ranges."""
+    simplifier = _Simplifier()
+    parameters = [simplifier.flat(buffer) for buffer in function.params]
+    return PrimFunc(
+        parameters, simplifier.run(function.body), function.ret_type, function.attrs
+    )
 
 
 class _Simplifier:
     def __init__(self) -> None:
         self.analyzer = sym.Analyzer()
+        self.buffers: dict[Buffer, Buffer] = {}
+
+    def flat(self, buffer: Buffer) -> Buffer:
+        """The same memory with one axis, and a byte for a bool."""
+        if buffer not in self.buffers:
+            extent = math.prod(int(extent) for extent in buffer.shape)
+            self.buffers[buffer] = tirx.decl_buffer(
+                (extent,),
+                "int8" if buffer.dtype == "bool" else buffer.dtype,
+                buffer.name,
+                scope=buffer.scope(),
+                data_alignment=buffer.data_alignment,
+                layout=None,
+            )
+        return self.buffers[buffer]
 
     def run(self, body: Stmt) -> Stmt:
         return tvm_ffi.structural_mutate(
@@ -35,6 +56,8 @@ class _Simplifier:
                 (TensorLoad, self._load),
                 (tirx.BufferStore, self._store),
                 (tirx.IfThenElse, self._branch),
+                (tirx.AllocBuffer, lambda item, _: tirx.AllocBuffer(self.flat(item.buffer))),
+                (tirx.DeclBuffer, self._declare),
                 (Call, self._call),
             ],
         )
@@ -59,17 +82,30 @@ class _Simplifier:
             self.analyzer.bind(item.var, tvm.ir.Range.from_min_extent(least, extent))
         return tirx.Bind(item.var, value)
 
+    def _declare(self, item: tirx.DeclBuffer, mutator: tvm_ffi.StructuralMutator) -> Stmt:
+        return tirx.DeclBuffer(self.flat(item.buffer), data=mutator.mutate(item.data))
+
     def _load(self, item: TensorLoad, mutator: tvm_ffi.StructuralMutator) -> Expr:
-        return tirx.BufferLoad(item.source, self._indices(item.indices, mutator))
+        value = tirx.BufferLoad(self.flat(item.source), self._place(item, mutator))
+        return tirx.NE(value, tirx.const(0, "int8")) if item.source.dtype == "bool" else value
 
     def _store(self, item: tirx.BufferStore, mutator: tvm_ffi.StructuralMutator) -> Stmt:
         value = mutator.mutate(item.value)
-        return tirx.BufferStore(item.buffer, value, self._indices(item.indices, mutator))
+        if item.buffer.dtype == "bool":
+            value = tirx.Cast("int8", value)
+        return tirx.BufferStore(self.flat(item.buffer), value, self._place(item, mutator))
 
-    def _indices(
-        self, indices: tvm_ffi.Array, mutator: tvm_ffi.StructuralMutator
+    def _place(
+        self, item: TensorLoad | tirx.BufferStore, mutator: tvm_ffi.StructuralMutator
     ) -> list[Expr]:
-        return [self._simple(mutator.mutate(index)) for index in indices]
+        indices = [self._simple(mutator.mutate(index)) for index in item.indices]
+        if not indices:
+            return [tirx.const(0, "int32")]
+        buffer = item.source if isinstance(item, TensorLoad) else item.buffer
+        place, *rest = indices
+        for index, extent in zip(rest, buffer.shape[1:], strict=True):
+            place = place * extent + index
+        return [place]
 
     def _simple(self, index: Expr) -> Expr:
         stop = (_DIVISIONS, lambda _: tvm_ffi.VisitInterrupt(True))
@@ -86,6 +122,8 @@ class _Simplifier:
         return tirx.IfThenElse(condition, mutator.mutate(item.then_case), other)
 
     def _call(self, item: Call, mutator: tvm_ffi.StructuralMutator) -> Expr:
+        if item.op.name == _POINTER:
+            return self.flat(item.args[0]).data
         if item.op.name != _CONDITION:
             return mutator.default_mutate(item)
         condition = self.analyzer.simplify(mutator.mutate(item.args[0]))
