@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -39,6 +41,12 @@ _FUNCTIONS = frozenset(
     "ToFloat Identity Max Min Eq Ne Lt Le Gt Ge And Or Not Piecewise True False oo floor ceiling "
     "IsNonOverlappingAndDenseIndicator Symbol Mul Add Pow Integer Rational Float Half positive "
     "nonnegative negative nonzero integer real precision".split()
+)
+
+# What zipfile, json and reading a graph of the wrong shape raise.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, NotImplementedError),
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError),
 )
 
 
@@ -77,7 +85,11 @@ def format_of(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+            start = min((info.header_offset for info in archive.infolist()), default=0)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return Format.TRUNCATED
+    if start:
+        # What ends here is an archive within the archive, such as the sample inputs.
         return Format.TRUNCATED
     tails = {name.partition("/")[2] for name in names}
     if "archive_format" in tails and any(tail.startswith(_MODELS) for tail in tails):
@@ -95,7 +107,7 @@ def load_archive(path: Path) -> ExportedProgram:
         with zipfile.ZipFile(path) as file:
             archive = _Archive(path, file, file.namelist()[0].partition("/")[0])
             return _program(archive)
-    except (zipfile.BadZipFile, EOFError, KeyError) as problem:
+    except _DAMAGE as problem:
         raise error(
             "E0202",
             f"{path} is an archive with a part missing or damaged: {problem}",

@@ -83,16 +83,28 @@ def _range(program: ExportedProgram, symbol: sympy.Symbol) -> tuple[int, int | N
     return max(low, 0), None if high is not None and high >= 1 << 62 else high
 
 
+def _environment(program: ExportedProgram) -> Any:
+    """torch's record of the symbols of a program, or None when it has no tensors."""
+    modes = (getattr(node.meta.get("val"), "fake_mode", None) for node in program.graph.nodes)
+    return next((mode.shape_env for mode in modes if mode is not None), None)
+
+
+def forget_derived_ranges(program: ExportedProgram) -> None:
+    """Drop the ranges that a loaded program records for expressions such as 2*n.
+
+    `run_decompositions` of torch 2.13 fails on them; those of n itself say the same.
+    """
+    environment = _environment(program)
+    if environment is None:
+        return
+    derived = [key for key in environment.var_to_range if not isinstance(key, sympy.Symbol)]
+    for key in derived:
+        del environment.var_to_range[key]
+
+
 def _given_names(program: ExportedProgram) -> dict[sympy.Symbol, str]:
     """Names given with `torch.export.Dim`, which only a program that was never saved has."""
-    environment = next(
-        (
-            node.meta["val"].fake_mode.shape_env
-            for node in program.graph.nodes
-            if getattr(node.meta.get("val"), "fake_mode", None) is not None
-        ),
-        None,
-    )
+    environment = _environment(program)
     if environment is None:
         return {}
     names: dict[sympy.Symbol, str] = {}

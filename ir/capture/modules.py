@@ -21,7 +21,7 @@ from optc.ir.builder import Builder, live_nodes
 from optc.ir.capture.aten.complex_pairs import from_pair, to_pair
 from optc.ir.capture.context import Complex
 from optc.ir.capture.decompositions import table
-from optc.ir.capture.dims import Assignment, assign, dimensions, number_of
+from optc.ir.capture.dims import Assignment, assign, dimensions, forget_derived_ranges, number_of
 from optc.ir.capture.dtypes import from_torch
 from optc.ir.capture.importer import Importer
 from optc.ir.capture.refusal import Refusal, Unsupported, report
@@ -46,6 +46,7 @@ def module_from(
     fakes = _fakes(program)
     dims = dimensions(program, [(names[key], fakes[key]) for key in names])
     assignment = assign(dims, shapes)
+    forget_derived_ranges(program)
     try:
         flat = program.run_decompositions(table())
     except Exception as problem:

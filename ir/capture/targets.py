@@ -20,8 +20,8 @@ ARITHMETIC = frozenset(
         *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
         *(operator.and_, operator.or_, operator.not_, operator.lshift, operator.rshift),
         *(math.ceil, math.floor, math.trunc, math.sqrt, abs, max, min, round, pow, int, float),
-        *(torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float, torch.sym_not),
-        *(torch.sym_ite, torch.sym_sum, torch._sym_sqrt, torch._sym_log2),
+        # sym_max, sym_float, _sym_sqrt and the like: torch's arithmetic of dimensions.
+        *(item for name, item in vars(torch).items() if name.lstrip("_").startswith("sym_")),
     }
 )
 

@@ -101,7 +101,9 @@ def _child_keys(spec: pytree.TreeSpec, count: int) -> list[str]:
         context = spec.context
         candidates = [context, *context] if isinstance(context, list | tuple) else [context]
         for item in candidates:
-            if isinstance(item, list | tuple) and len(item) == count:
+            is_row = isinstance(item, list | tuple) and len(item) == count
+            # A dataclass has a list of names and one of empty fields: rows of rows are not names.
+            if is_row and not any(isinstance(key, list | tuple) for key in item):
                 return [str(getattr(key, "name", key)) for key in item]
     return [str(index) for index in range(count)]
 

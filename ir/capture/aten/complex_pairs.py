@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
+from optc.ir.capture.aten.contraction import matmul as real_matmul
 from optc.ir.capture.aten.reduction import reduce_as
 from optc.ir.capture.context import Complex, Context, require
 from optc.ir.constant import Scalar
 from optc.ir.graph import Value
-from optc.ir.ops import MatMul, Op, ReduceMean, ReduceSum, ew
+from optc.ir.ops import Op, ReduceMean, ReduceSum, ew
 
 aten = torch.ops.aten
 Number = Complex | Value | Scalar | complex
@@ -67,7 +68,7 @@ def partwise(rule: Callable[..., Any]) -> Callable[..., Any]:
             return [Complex(re, im) for re, im in zip(*halves, strict=True)]
         if not isinstance(halves[0], Value | torch.Tensor):
             return halves[0]
-        re, im = (ctx.lift(h) if isinstance(h, torch.Tensor) else h for h in halves)
+        re, im = (ctx.constant(h) if isinstance(h, torch.Tensor) else h for h in halves)
         return Complex(re, im)
 
     return run
@@ -100,18 +101,19 @@ def mul(ctx: Context, a: Number, b: Number) -> Complex:
         return Complex(ctx.emit(ew.Mul(), x.re, y.re), ctx.emit(ew.Mul(), x.re, y.im))
     if _is_real(b):
         return Complex(ctx.emit(ew.Mul(), x.re, y.re), ctx.emit(ew.Mul(), x.im, y.re))
-    return _product(ctx, ew.Mul(), x, y)
-
-
-def _product(ctx: Context, op: Op, x: Complex, y: Complex) -> Complex:
-    re = ctx.emit(ew.Sub(), ctx.emit(op, x.re, y.re), ctx.emit(op, x.im, y.im))
-    im = ctx.emit(ew.Add(), ctx.emit(op, x.re, y.im), ctx.emit(op, x.im, y.re))
+    times = ew.Mul()
+    re = ctx.emit(ew.Sub(), ctx.emit(times, x.re, y.re), ctx.emit(times, x.im, y.im))
+    im = ctx.emit(ew.Add(), ctx.emit(times, x.re, y.im), ctx.emit(times, x.im, y.re))
     return Complex(re, im)
 
 
 def matmul(ctx: Context, a: Number, b: Number) -> Complex:
     """Matrix product."""
-    return _product(ctx, MatMul(), _complex(ctx, a), _complex(ctx, b))
+    x, y = _complex(ctx, a), _complex(ctx, b)
+    ac, bd, ad, bc = (
+        real_matmul(ctx, p, q) for p, q in ((x.re, y.re), (x.im, y.im), (x.re, y.im), (x.im, y.re))
+    )
+    return Complex(ctx.emit(ew.Sub(), ac, bd), ctx.emit(ew.Add(), ad, bc))
 
 
 def div(ctx: Context, a: Number, b: Number) -> Complex:
@@ -258,6 +260,9 @@ RULES: Mapping[OpOverload, Callable[..., Any]] = {
     aten.div.Scalar: div,
     aten.mm.default: matmul,
     aten.bmm.default: matmul,
+    aten.matmul.default: matmul,
+    aten.mv.default: matmul,
+    aten.dot.default: matmul,
     aten._conj.default: conj,
     aten._conj_physical.default: conj,
     aten.conj_physical.default: conj,
