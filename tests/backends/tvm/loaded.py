@@ -6,7 +6,7 @@ import ctypes
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import torch
 from optc.backends.reference.dtypes import TORCH_DTYPE
 from optc.backends.tvm.codegen import PARALLEL_LAUNCH, compile_functions
 from optc.backends.tvm.templates import match
-from optc.backends.tvm.templates.plan import Problem
+from optc.backends.tvm.templates.plan import Pack, Problem
 from optc.ir.graph import Graph
 from optc.ir.targets.detect import host
+from optc.ir.targets.target import Target
 from torch import Tensor
 
 _BODY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -38,15 +39,29 @@ def _run_in_turn(body: int, data: int, count: int) -> int:
 
 
 class Loaded:
-    """The kernels of some task bodies, none of whose inputs are constants."""
+    """The kernels of some task bodies; `constants` has the constant inputs of each, if any.
 
-    def __init__(self, bodies: Sequence[Graph]) -> None:
-        self._bodies, target = bodies, host()
+    `choice` picks among the knobs that a template proposes: the first one unless asked otherwise.
+    """
+
+    def __init__(
+        self,
+        bodies: Sequence[Graph],
+        constants: Sequence[frozenset[int]] | None = None,
+        target: Target | None = None,
+        choice: int = 0,
+    ) -> None:
+        self._bodies, target = bodies, target or host()
         functions = []
         self.templates: list[str] = []
+        self._packs: list[Mapping[int, Pack]] = []
         for number, body in enumerate(bodies):
-            plan, _ = match(Problem(body, frozenset(), target))
-            functions.append(plan.emit(f"k{number}", plan.candidates()[0]).function)
+            known = constants[number] if constants else frozenset()
+            plan, _ = match(Problem(body, known, target))
+            knobs = plan.candidates()
+            emitted = plan.emit(f"k{number}", knobs[choice % len(knobs)])
+            functions.append(emitted.function)
+            self._packs.append(emitted.packs)
             self.templates.append(plan.template)
         compiled = compile_functions(functions, target)
         self._workspace, self._library = compiled.workspace, _linked(compiled.data)
@@ -56,7 +71,10 @@ class Loaded:
 
     def __call__(self, number: int, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Outputs of the `number`-th body."""
-        held = [tensor.contiguous() for tensor in inputs]
+        held = [
+            _packed(tensor, self._packs[number].get(place)).contiguous()
+            for place, tensor in enumerate(inputs)
+        ]
         outputs = [
             torch.zeros(value.type.shape, dtype=TORCH_DTYPE[value.type.dtype])
             for value in self._bodies[number].outputs
@@ -68,6 +86,13 @@ class Loaded:
         status = self._library[f"k{number}"](*addresses)
         assert status == 0
         return outputs
+
+
+def _packed(tensor: Tensor, pack: Pack | None) -> Tensor:
+    if pack is None:
+        return tensor
+    storage = tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor
+    return torch.from_numpy(pack(storage.numpy()))
 
 
 _ZIG = (sys.executable, "-m", "ziglang")
