@@ -33,6 +33,10 @@ from optc.backends.tvm.templates.nest import (
 from optc.ir.targets.target import Target
 
 
+# A running sum of more terms than twice this loses digits; parts of it are summed on their own.
+_MOST_TERMS = 1024
+
+
 @dataclass(frozen=True)
 class Fold:
     """A reducer over tuples of values: identity and combination."""
@@ -105,15 +109,22 @@ class _FoldNest:
         """Emit the loops."""
         if 0 in self.spatial:
             return
-        results = math.prod(self.spatial)
-        wanted = 2 * self.machine.cores
-        if results < wanted and self.cycles > 2 * FORK_CYCLES and self.machine.cores > 1:
+        if self.reduced:
             longest = max(range(len(self.reduced)), key=lambda n: self.reduced[n])
-            parts = min(wanted, self.reduced[longest] // (4 * self.lanes))
+            parts = min(self._parts(longest), self.reduced[longest] // (4 * self.lanes))
             if parts > 1:
                 self._in_parts(longest, parts)
                 return
         self._whole(lambda values: values, self.reduced, self._store)
+
+    def _parts(self, place: int) -> int:
+        """Into how many parts to cut a loop: for idle threads, and for sums of very many terms."""
+        wanted, cores = 1, self.machine.cores
+        if math.prod(self.spatial) < 2 * cores and self.cycles > 2 * FORK_CYCLES and cores > 1:
+            wanted = 2 * cores
+        along = not self._is_across() and place == len(self.reduced) - 1
+        terms = self.reduced[place] // (4 * self.lanes if along else 1)
+        return max(wanted, terms // _MOST_TERMS)
 
     def _in_parts(self, place: int, parts: int) -> None:
         """Fold parts of one reduced loop side by side, then the parts."""
