@@ -16,6 +16,7 @@ from optc.ir.capture.dims import Assignment, number_of
 from optc.ir.capture.location import loc_of
 from optc.ir.capture.refusal import DATA_DEPENDENT, RANDOM, Refusal, Unsupported
 from optc.ir.capture.targets import ARITHMETIC
+from optc.ir.diagnostics import Loc
 from optc.ir.graph import Value
 from optc.ir.ops import OpError
 
@@ -26,7 +27,10 @@ _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 class Importer:
     """Takes graphs of one program into one builder; `found` collects what could not be taken."""
 
-    def __init__(self, builder: Builder, assignment: Assignment) -> None:
+    def __init__(
+        self, builder: Builder, assignment: Assignment, origins: Mapping[str, Loc]
+    ) -> None:
+        self._origins = origins
         self.context = Context(builder, assignment)
         self.found: list[Unsupported] = []
         self._assignment = assignment
@@ -50,7 +54,7 @@ class Importer:
 
     def _node(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         self.context.node = node
-        self.context.builder.loc = loc_of(node)
+        self.context.builder.loc = loc_of(node, self._origins)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
         try:
             return self._apply(node, list(args), kwargs)
@@ -58,7 +62,7 @@ class Importer:
             reason = str(refusal)
         except OpError as problem:
             reason = f"the IR's op does not take it: {problem}"
-        self.found.append(Unsupported(_name(node), reason, loc_of(node)))
+        self.found.append(Unsupported(_name(node), reason, self.context.builder.loc))
         return self._stand_in(node.meta.get("val"))
 
     def _apply(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -74,7 +74,7 @@ class MappedWeights:
         content = self._bytes[start : start + info.file_size]
         if len(content) != info.file_size:
             raise EOFError(f"{info.filename} ends early")
-        if zlib.crc32(memoryview(content)) != info.CRC:
+        if zlib.crc32(content.data) != info.CRC:
             raise zipfile.BadZipFile(f"the checksum of {info.filename} is wrong")
         # torch wants elements aligned; archives of torch are, others are copied.
         return content if content.ctypes.data % 8 == 0 else np.array(content)

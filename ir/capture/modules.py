@@ -24,6 +24,7 @@ from optc.ir.capture.decompositions import table
 from optc.ir.capture.dims import Assignment, assign, dimensions, forget_derived_ranges, number_of
 from optc.ir.capture.dtypes import from_torch
 from optc.ir.capture.importer import Importer
+from optc.ir.capture.location import origins_of
 from optc.ir.capture.refusal import Refusal, Unsupported, report
 from optc.ir.capture.treespec import input_names, output_names
 from optc.ir.capture.weights import identity_of, oddities, weight_of
@@ -47,6 +48,7 @@ def module_from(
     dims = dimensions(program, [(names[key], fakes[key]) for key in names])
     assignment = assign(dims, shapes)
     forget_derived_ranges(program)
+    origins = origins_of(program)
     try:
         flat = program.run_decompositions(table())
     except Exception as problem:
@@ -56,7 +58,10 @@ def module_from(
             f"torch cannot decompose the program: {type(problem).__name__}: {first}",
             help="program.run_decompositions() shows torch's own explanation",
         ) from problem
-    return _Assembly(flat, assignment, diagnostics).module(_UNFIT.sub("_", name) or "model")
+    importer = Importer(Builder(), assignment, origins)
+    return _Assembly(flat, importer, assignment, diagnostics).module(
+        _UNFIT.sub("_", name) or "model"
+    )
 
 
 def _fakes(program: ExportedProgram) -> dict[str, Any]:
@@ -77,13 +82,17 @@ class _Assembly:
     """One program being turned into a module."""
 
     def __init__(
-        self, program: ExportedProgram, assignment: Assignment, diagnostics: list[Diagnostic]
+        self,
+        program: ExportedProgram,
+        importer: Importer,
+        assignment: Assignment,
+        diagnostics: list[Diagnostic],
     ) -> None:
         self.program = program
         self.assignment = assignment
         self.diagnostics = diagnostics
-        self.builder = Builder()
-        self.importer = Importer(self.builder, assignment)
+        self.importer = importer
+        self.builder = importer.context.builder
         self.inputs: list[Port] = []
         self.states: list[State] = []
         self._state_values: list[Value] = []

@@ -224,4 +224,6 @@ def test_no_grad_inside_the_model() -> None:
                 y = x * 2
             return y + 1
 
-    check(Quiet(), (X,))
+    (graph,) = check(Quiet(), (X,)).graphs
+    first = inspect.getsourcelines(Quiet.forward)[1]
+    assert [node.loc.line for node in graph.nodes] == [first + 2, first + 3]
