@@ -2,15 +2,14 @@
 
 One description (`geometry`) covers one to three axes, groups, and transposed convolutions; batch,
 strides, dilation and padding are part of it. The input is read where it lies when its channels are
-neighbours, or when it has few of them (the first layer, in either layout); otherwise, and when a
-prologue computes, or when it has to be widened, it is first written to scratch memory once.
+neighbours, or when it has few of them (the first layer, in either layout): see `image`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,30 +17,29 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.conv_cost import tile_cost
 from optc.backends.tvm.templates.convolve import Access, ConvKnobs, Convolve, Order
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
+from optc.backends.tvm.templates.image import ImageReader
 from optc.backends.tvm.templates.loops import Code
-from optc.backends.tvm.templates.places import Coordinate
+from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.taps import pieces
 from optc.backends.tvm.templates.tile import register_rows
 from optc.ir.dtype import DType
-from optc.ir.graph import Node, Value
-from optc.ir.ops import Conv, ConvTranspose, Transpose
-from optc.ir.types import TensorType
+from optc.ir.graph import Node
+from optc.ir.ops import Conv, ConvTranspose
 from optc.ir.targets.target import Target
+from optc.ir.types import TensorType
 
-# Fewer channels than this are read with any stride: what they share of a cache line is used soon.
-_FEW_CHANNELS = 8
 # Less work than this is not worth waking other threads for.
 _PARALLEL_FLOPS = 200_000
-_ITEMS_PER_CORE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ConvPack:
-    """[O, I/groups, *K] weights ([I, O/groups, *K] if `transposed`) as panels [*K][I/groups][width].
+    """[O, I/groups, *K] weights (`transposed`: [I, O/groups, *K]) as panels [*K][I/groups][width].
 
     Panels of a group lie one after another, its last one only as wide as its channels need in whole
     vectors of `lanes`; what no channel fills is zero.
@@ -139,25 +137,26 @@ class ConvPlan:
 
     def candidates(self) -> Sequence[Knobs]:
         """Tiles by rising cost."""
-        found = [
-            tile
-            for vectors in range(1, 9)
-            for tile in self._tiles(vectors)
-            if vectors <= -(-self.shape.outputs // self.lanes)
-        ]
-        return sorted(found, key=self._cost)
+        vectors = -(-self.shape.outputs // self.lanes)
+        found = [tile for count in range(1, min(vectors, 8) + 1) for tile in self._tiles(count)]
+        return sorted(
+            found, key=lambda knobs: tile_cost(self.shape, knobs, self.target, self.lanes)
+        )
 
     def _tiles(self, vectors: int) -> list[ConvKnobs]:
         limit = register_rows(self.target, vectors)
         widest = max(phase.count for phase in self.shape.axes[-1])
-        columns = max(pieces(widest, limit))
-        heights = {1}
-        if len(self.shape.axes) > 1 and columns == widest:
-            tallest = max(phase.count for phase in self.shape.axes[-2])
-            heights.add(max(pieces(tallest, max(1, limit // columns))))
-        unroll = max(1, min(8, 112 // (columns * vectors)))
         order = self._order(vectors * self.lanes)
-        return [ConvKnobs(rows, columns, vectors, unroll, order) for rows in sorted(heights)]
+        found: list[ConvKnobs] = []
+        for columns in {max(pieces(widest, size)) for size in range(max(1, limit // 2), limit + 1)}:
+            heights = {1}
+            if len(self.shape.axes) > 1 and columns == widest:
+                tallest = max(phase.count for phase in self.shape.axes[-2])
+                heights.add(max(pieces(tallest, max(1, limit // columns))))
+            for rows in heights:
+                unroll = max(1, min(8, 32 // (rows * columns * vectors)))
+                found.append(ConvKnobs(rows, columns, vectors, unroll, order))
+        return sorted(found, key=repr)
 
     def _order(self, width: int) -> Order:
         """The one that loads fewer bytes from beyond the second-level cache."""
@@ -172,35 +171,9 @@ class ConvPlan:
         by_weights = weights + (image * panels if image > cache else image)
         return Order.WEIGHTS if by_weights <= image + weights * rows else Order.IMAGE
 
-    def _cost(self, knobs: ConvKnobs) -> float:
-        """Cycles per input channel and tap, in units of one multiply-add of a vector."""
-        columns = [n for p in self.shape.axes[-1] for n in pieces(p.count, knobs.columns)]
-        rows = [1]
-        if knobs.rows > 1:
-            rows = [n for p in self.shape.axes[-2] for n in pieces(p.count, knobs.rows)]
-        vectors = -(-self.shape.outputs // self.lanes)
-        # The last panel has fewer vectors, and as many steps.
-        widths = [knobs.vectors] * (vectors // knobs.vectors) + [vectors % knobs.vectors]
-        total = sum(
-            self._step_cost(row * column, width)
-            for row in rows
-            for column in columns
-            for width in widths
-            if width
-        )
-        scale = math.prod(max(p.count for p in a) for a in self.shape.axes[:-1])
-        return total * (scale if knobs.rows == 1 else 1)
-
-    def _step_cost(self, positions: int, vectors: int) -> float:
-        products = positions * vectors
-        loads = positions + vectors
-        # Two multiply-adds and two loads start per cycle; a sum is ready for the next after four.
-        stream = vectors * 1.5  # a vector of weights from the second-level cache
-        return max(products, loads, stream, 8.0) + 0.02 * (products + loads)
-
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
-        """One parallel loop over stretches of rows, after staging the input where that is needed."""
-        if not isinstance(knobs, ConvKnobs):
+        """One parallel loop over tiles, after a copy of the input where that is needed."""
+        if type(knobs) is not ConvKnobs:
             raise ValueError(f"conv does not know {knobs!r}")
         return _Emission(self, knobs).run(symbol)
 
@@ -219,83 +192,28 @@ class _Emission:
 
     def run(self, symbol: str) -> Emitted:
         parallel = self.shape.flops > _PARALLEL_FLOPS and self.plan.target.cores > 1
+        reader = ImageReader(
+            self.code,
+            self.io,
+            self.node.inputs[0],
+            self.dtype,
+            self.shape.channels_last,
+            self.plan.lanes,
+            parallel,
+        )
         access = Access(
             self.dtype,
-            *self._image(parallel),
-            weights=lambda at: self.wide(self.packed[at]),
+            reader.image(),
+            weights=self.packed,
             finish=self._finish,
             epilogue_size=self.plan.task.epilogue_size,
         )
-        nest = Convolve(
-            self.code,
-            self.shape,
-            self.knobs,
-            access,
-            self.plan.lanes,
-            self._chunks() if parallel else 1,
-            parallel,
-        )
-        nest.run()
-        return self.io.finish(self.code, symbol)
+        Convolve(self.code, self.shape, self.knobs, access, self.plan.lanes, parallel).run()
+        return may_alias(self.io.finish(self.code, symbol))
 
-    def _chunks(self) -> int:
-        """Parts of a row, where there are too few rows and panels to share out evenly."""
-        shape, knobs = self.shape, self.knobs
-        rows = math.prod(max(p.count for p in phases) for phases in shape.axes[:-1])
-        panels = shape.groups * -(-shape.outputs // (knobs.vectors * self.plan.lanes))
-        items = shape.batch * -(-rows // knobs.rows) * panels
-        tiles = sum(-(-phase.count // knobs.columns) for phase in shape.axes[-1])
-        wanted = _ITEMS_PER_CORE * self.plan.target.cores
-        return max(1, min(tiles, -(-wanted // items)))
-
-    def _image(self, parallel: bool):  # type: ignore[no-untyped-def]
-        """How the input is read, and whether places are joined."""
-        x, shape = self.node.inputs[0], self.shape
-        if not must_stage(self.plan, x):
-
-            def image(batch: Expr, place: Sequence[Expr], channel: Expr) -> Expr:
-                return self.io.read(None, x, shape.index(batch, tuple(place), channel))
-
-            joined = shape.channels_last and x in self.plan.task.problem.body.inputs
-            return image, joined
-        buffer = self._staged(x, parallel)
-        return lambda batch, place, channel: buffer[(batch, *place, channel)], True
-
-    def _staged(self, x: Value, parallel: bool):  # type: ignore[no-untyped-def]
-        shape, code = self.shape, self.code
-        extents = (shape.batch, *shape.space, shape.channels)
-        buffer = code.scratch("image", extents, self.dtype, scope="global")
-        start = code.parallel if parallel else code.loop
-        places = math.prod(extents[:-1])
-        with start("place", places) as flat:
-            index: list[Expr] = []
-            for extent in reversed(extents[:-1]):
-                index.insert(0, code.bind(tirx.floormod(flat, extent), "i"))
-                flat = code.bind(tirx.floordiv(flat, extent), "rest")
-            self._row(buffer, x, index)
-        return buffer
-
-    def _row(self, buffer, x: Value, index: list[Expr]) -> None:  # type: ignore[no-untyped-def]
-        batch, *place = index
-        lanes, channels = self.plan.lanes, self.shape.channels
-
-        def copy(channel: Expr) -> None:
-            value = self.io.read(self.code, x, self.shape.index(batch, tuple(place), channel))
-            self.code.store(buffer, (*index, channel), self.wide(value))
-
-        whole, rest = divmod(channels, lanes)
-        if whole:
-            with self.code.loop("c", whole) as c, self.code.vector("lane", lanes) as lane:
-                copy(c * lanes + lane)
-        if rest:
-            with self.code.loop("c", rest) as c:
-                copy(whole * lanes + c)
-
-    def _finish(
-        self, batch: Expr, place: Sequence[Expr], channel: Coordinate, value: Expr
-    ) -> None:
+    def _finish(self, batch: Expr, place: Sequence[Expr], channel: Coordinate, value: Expr) -> None:
         if len(self.node.inputs) > 2:
-            (at,) = plain_channel(channel)
+            (at,) = plain([channel])
             value = value + self.wide(self.io.read(None, self.node.inputs[2], [at]))
         self.io.store(self.code, self.shape.index(batch, tuple(place), channel), value)
 
@@ -304,24 +222,10 @@ class _Emission:
         return value if value.ty.dtype == self.dtype else tirx.Cast(self.dtype, value)
 
 
-def plain_channel(channel: Coordinate) -> list[Expr]:
-    """The coordinate as an expression."""
-    from optc.backends.tvm.templates.places import plain
+def may_alias(emitted: Emitted) -> Emitted:
+    """The same without the promise that buffers do not overlap.
 
-    return plain([channel])
-
-
-def must_stage(plan: ConvPlan, x: Value) -> bool:
-    """Whether the input is better written out once than read where it lies."""
-    if x.type.dtype is not plan.sum_dtype:
-        return True
-    body, shape = plan.task.problem.body, plan.shape
-    channel_axis = x.type.rank - 1 if shape.channels_last else 1
-    producer = body.producer.get(x)
-    while producer is not None:
-        if not isinstance(producer.op, Transpose):
-            return True
-        channel_axis = producer.op.perm[channel_axis]
-        (x,) = producer.inputs
-        producer = body.producer.get(x)
-    return channel_axis != x.type.rank - 1 and shape.channels > _FEW_CHANNELS
+    LLVM would load biases and scales before the loop over tiles and keep them in registers that the
+    sums need. The loops over taps store nothing, so there is nothing else to lose.
+    """
+    return replace(emitted, function=emitted.function.with_attr("tirx.noalias", False))

@@ -1,9 +1,9 @@
 """The loops of a direct convolution: a register tile that slides over the output.
 
-An item of work is a panel of output channels over a stretch of one output row. Its tiles keep
-`rows` x `columns` positions times `width` channels in registers over the whole window and all input
-channels; a weight vector is used once per position, an input element once per vector of channels.
-The weights of a panel, `[taps][channels][width]`, stream from the second-level cache.
+An item of work is one tile: `rows` x `columns` positions times a panel of output channels, whose
+sums stay in registers over the whole window and all input channels. A weight vector is used once
+per position, an input element once per vector of channels. The weights of a panel,
+`[taps][channels][width]`, stream from the second-level cache.
 
 Nothing is padded and no image-to-column matrix is made: see `taps` for how borders are treated.
 """
@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
 
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.templates.geometry import Geometry
+from optc.backends.tvm.templates.image import Image, Span, pointer
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.places import Coordinate, Lane
 from optc.backends.tvm.templates.taps import Phase, Run, axis_runs
@@ -36,7 +38,7 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ConvKnobs:
-    """Register tile of `rows` x `columns` positions by `vectors`; `unroll` channels per iteration."""
+    """Register tile: `rows` x `columns` positions by `vectors`; `unroll` channels an iteration."""
 
     rows: int
     columns: int
@@ -47,19 +49,21 @@ class ConvKnobs:
 
 @dataclass(frozen=True)
 class Access:
-    """How the loops reach memory; all values are of `dtype`, the type that sums are kept in.
+    """How the loops reach memory; sums are kept in `dtype`.
 
-    `image(batch, place, channel)` reads the input. Where `joined`, channel c + C of a place is
-    channel c of the next place. `weights` is flat and packed. `finish(batch, place, channel, value)`
-    stores a result, inside a vector loop.
+    `image` holds elements of that dtype; `weights` are packed. `finish(batch, place, channel,
+    value)` stores a result, inside a vector loop.
     """
 
     dtype: str
-    image: Callable[[Expr, Sequence[Expr], Expr], Expr]
-    joined: bool
-    weights: Callable[[Expr], Expr]
+    image: Image
+    weights: Buffer
     finish: Callable[[Expr, Sequence[Expr], Coordinate, Expr], None]
     epilogue_size: int
+
+    def joined(self, channels: int) -> bool:
+        """Whether channel c + `channels` of a place is channel c of the next place."""
+        return self.image.channel == 1 and self.image.column == channels
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,6 @@ class Convolve:
     knobs: ConvKnobs
     access: Access
     lanes: int
-    chunks: int  # items that share a row of tiles
     parallel: bool
 
     @property
@@ -84,25 +87,31 @@ class Convolve:
         """Output channels of a group in whole vectors."""
         return -(-self.shape.outputs // self.lanes) * self.lanes
 
+    @property
+    def tiles(self) -> int:
+        """Tiles along the last axis."""
+        return sum(run.repeat for _, run in axis_runs(self.shape.axes[-1], self.knobs.columns))
+
     def run(self) -> None:
         """The whole loop nest."""
         panels = -(-self.shape.outputs // self.width)
-        images = [self.shape.batch, *self._row_counts(), self.chunks]
-        weights = [self.shape.groups, panels]
+        image, weights = [self.shape.batch, *self._row_counts()], [self.shape.groups, panels]
         by_weights = self.knobs.order is Order.WEIGHTS
-        radices = [*weights, *images] if by_weights else [*images, *weights]
+        outer = [*weights, *image] if by_weights else [*image, *weights]
         start = self.code.parallel if self.parallel else self.code.loop
-        with start("item", math.prod(radices)) as item:
-            digits = self._digits(item, radices)
+        # One tile per item: in a loop over tiles, biases would be loaded before it and kept in
+        # registers that the sums need.
+        with start("item", math.prod(outer) * self.tiles) as item:
+            *digits, column = self._digits(item, [*outer, self.tiles])
             if by_weights:
-                (group, panel), (batch, *rows, chunk) = digits[:2], digits[2:]
+                (group, panel), (batch, *rows) = digits[:2], digits[2:]
             else:
-                (batch, *rows, chunk), (group, panel) = digits[:-2], digits[-2:]
+                (batch, *rows), (group, panel) = digits[:-2], digits[-2:]
             full, left = divmod(self.shape.outputs, self.width)
             widths = (full, self.width), (panels - full, left)
             for columns, here in self.code.cases(panel < full, *widths):
                 with here:
-                    place = _Panel(self, group, panel, columns, batch, chunk)
+                    place = _Panel(self, group, panel, columns, batch, column)
                     place.over_rows(rows)
 
     def _row_counts(self) -> list[int]:
@@ -143,10 +152,10 @@ class _Panel:
         panel: Expr,
         columns: int,
         batch: Expr,
-        chunk: Expr,
+        column: Expr,
     ) -> None:
         self.nest, self.code, self.shape = nest, nest.code, nest.shape
-        self.batch, self.chunk = batch, chunk
+        self.batch, self.column = batch, column
         self.columns = columns
         taps = self.shape.taps * self.shape.inputs
         start = (group * nest.padded + panel * nest.width) * taps
@@ -189,22 +198,12 @@ class _Panel:
             yield
 
     def _columns(self, rows: list[_Rows]) -> None:
-        """The tiles of this item's share of a row."""
+        """The tile, by where in its row it is."""
         bounds = [self._bounds(row) for row in rows]
-        cases = axis_runs(self.shape.axes[-1], self.nest.knobs.columns)
-        tiles = sum(run.repeat for _, run in cases)
-        chunks = self.nest.chunks
-        low = self.code.bind(tirx.floordiv(self.chunk * tiles, chunks), "low")
-        high = self.code.bind(tirx.floordiv((self.chunk + 1) * tiles, chunks), "high")
-        at = 0
-        for phase, run in cases:
-            if chunks == 1:
-                first, extent = as_index(0), as_index(run.repeat)
-            else:
-                first = self.code.bind(tirx.max(low - at, 0), "first")
-                extent = tirx.min(high - at, run.repeat) - first
-            with self.code.loop("tile", run.repeat if chunks == 1 else extent) as step:
-                left = self.code.bind((first + step) * run.size + run.first, "left")
+        at, tiles = 0, self.nest.tiles
+        for phase, run in axis_runs(self.shape.axes[-1], self.nest.knobs.columns):
+            with self._between(self.column, at, at + run.repeat, tiles):
+                left = self.code.bind((self.column - at) * run.size + run.first, "left")
                 _Tile(self, rows, bounds, phase, run, left).emit()
             at += run.repeat
 
@@ -274,27 +273,22 @@ class _Tile:
                     inner(as_index(tap), inside)
 
     def _along(self, kernel: list[Expr], place: list[Expr], tops: list[int]) -> None:
-        """The taps of the last axis."""
+        """The taps of the last axis, neighbours that the same positions read together."""
         phase, channels = self.phase, self.shape.inputs
-        if not phase.taps:  # a stride longer than the window: these outputs are the bias
-            return
         start = self.code.bind(self.left * phase.move + phase.offset, "column")
-        everything = list(range(self.run.size))
-        in_order = phase.gap == 1 and phase.stride == 1 and phase.taps == self.shape.kernel[-1]
-        if self.run.whole and in_order and self.access.joined and self.shape.groups == 1:
-            self._sum(phase.taps * channels, kernel, as_index(0), [*place, start], tops, everything)
-        elif self.run.whole:
-            with self.code.loop("tap", phase.taps) as tap:
-                column = self.code.bind(start + tap * phase.gap, "column")
-                element = phase.kernel + tap * phase.stride
-                self._sum(channels, kernel, element, [*place, column], tops, everything)
-        else:
-            for tap, mask in enumerate(self.run.mask):
-                inside = [p for p in everything if mask[p]]
-                if inside:
-                    column = start + tap * phase.gap
-                    element = as_index(phase.kernel + tap * phase.stride)
-                    self._sum(channels, kernel, element, [*place, column], tops, inside)
+        in_order = phase.gap == phase.stride == 1 and self.access.joined(channels)
+        first = 0
+        for mask, same in groupby(self.run.mask):
+            count = len(list(same))
+            inside = [position for position, reads in enumerate(mask) if reads]
+            steps, length = (1, count * channels) if in_order else (count, channels)
+            if inside:
+                with self.code.loop("tap", steps) as step:
+                    tap = first + step
+                    column = self.code.bind(start + tap * phase.gap, "column")
+                    element = phase.kernel + tap * phase.stride
+                    self._sum(length, kernel, element, [*place, column], tops, inside)
+            first += count
 
     def _sum(
         self,
@@ -310,7 +304,10 @@ class _Tile:
         for tap, size in zip([*kernel, element], self.shape.kernel, strict=True):
             flat = flat * size + tap
         offset = flat * (self.shape.inputs * self.tile.width)
-        weights = self.code.bind(self.panel.weights + offset, "weights")
+        weights = pointer(self.code, self.access.weights, [self.panel.weights + offset])
+        first = self.panel.group * self.shape.inputs
+        image = self.access.image
+        pixels = image.span(self.code, [self.panel.batch, *place, first])
         stretches = _stretches(inside)
         unroll = min(self.nest.knobs.unroll, extent)
         blocks, rest = divmod(extent, unroll)
@@ -318,7 +315,7 @@ class _Tile:
         def step(k: Expr) -> None:
             for top in tops:
                 for first, count in stretches:
-                    self._products(top, first, count, k, weights, place)
+                    self._products(top, first, count, k, weights, pixels)
 
         if blocks:
             with self.code.loop("k", blocks) as k, self.code.unrolled("u", unroll) as u:
@@ -328,21 +325,21 @@ class _Tile:
                 step(blocks * unroll + u)
 
     def _products(
-        self, top: int, first: int, count: int, k: Expr, weights: Expr, place: list[Expr]
+        self, top: int, first: int, count: int, k: Expr, weights: Buffer, pixels: Span
     ) -> None:
         lanes, sums = self.nest.lanes, self.sums
-        channel = self.panel.group * self.shape.inputs + k
+        image = self.access.image
+        row = top * self.rows[-1].phase.move * image.steps[-3] if top else 0
         with self.code.unrolled("p", count) as p:
-            column = place[-1] + (first + p) * self.phase.move
-            above = place[:-1]
-            if top:
-                above = [*above[:-1], above[-1] + top * self.rows[-1].phase.move]
-            pixel = self.access.image(self.panel.batch, [*above, column], channel)
+            distance = row + (first + p) * (self.phase.move * image.column)
+            element = pixels[k * image.channel + distance]
             with self.code.unrolled("v", self.tile.vectors) as v:
                 with self.code.vector("lane", lanes) as lane:
-                    weight = self.access.weights(weights + k * self.tile.width + v * lanes + lane)
+                    weight = weights[k * self.tile.width + (v * lanes + lane)]
+                    if weight.ty.dtype != sums.dtype:
+                        weight = tirx.Cast(sums.dtype, weight)
                     at = (top * self.run.size + first + p, v * lanes + lane)
-                    self.code.store(sums, at, sums[at] + pixel * weight)
+                    self.code.store(sums, at, sums[at] + element * weight)
 
     def _finish(self, position: Expr, column: Coordinate, value: Expr) -> None:
         assert isinstance(column, Lane)

@@ -81,6 +81,4 @@ def geometry(node: Node) -> Geometry:
         inputs, outputs = weight.shape[1], weight.shape[0] // op.groups
     else:
         inputs, outputs = weight.shape[0] // op.groups, weight.shape[1]
-    return Geometry(
-        x.shape[0], op.groups, inputs, outputs, kernel, space, axes, op.channels_last
-    )
+    return Geometry(x.shape[0], op.groups, inputs, outputs, kernel, space, axes, op.channels_last)

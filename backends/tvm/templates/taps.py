@@ -113,7 +113,7 @@ def window(
 def transposed(
     extent: int, outputs: int, kernel: int, stride: int, low: int, dilation: int
 ) -> tuple[Phase, ...]:
-    """The phases of a transposed convolution: output o reads input (o + low - k * dilation) / stride."""
+    """Phases of a transposed convolution: output o reads (o + low - k * dilation) / stride."""
     found: list[Phase] = []
     period = stride // math.gcd(stride, dilation)
     gap = dilation * period // stride

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+
 from optc.backends.reference.dtypes import TORCH_DTYPE
 from optc.backends.reference.evaluate import run_graph
 from optc.ir.builder import Builder
@@ -14,8 +16,6 @@ from optc.ir.graph import Graph, Value
 from optc.ir.ops import Conv, ConvTranspose, Op
 from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
-from torch import Tensor
-
 from tests.backends.tvm.loaded import Loaded
 from tests.strategies.values import closeness
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from optc.backends.reference.evaluate import run_graph
 from optc.backends.tvm.codegen import compile_functions
 from optc.backends.tvm.templates.conv import Convolution, ConvPack, ConvPlan
@@ -17,7 +18,6 @@ from optc.ir.graph import Value
 from optc.ir.ops import Conv, ConvTranspose, Reshape, Slice, Transpose, ew
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
-
 from tests.backends.tvm.convolutions import WEIGHTS, Follow, check, single, task
 from tests.backends.tvm.loaded import Loaded
 from tests.strategies.instances import instances, sample
@@ -106,7 +106,9 @@ def test_one_and_three_axes() -> None:
         [
             task(Conv((2,), ((2, 1),), (1,), 1, True), (2, 33, 8), (20, 8, 4)),
             task(Conv((1,), ((0, 0),), (2,), 1, False), (2, 8, 33), (20, 8, 5)),
-            task(Conv((1, 2, 1), ((1, 1),) * 3, (1,) * 3, 1, True), (1, 5, 6, 7, 4), (9, 4, 3, 3, 3)),
+            task(
+                Conv((1, 2, 1), ((1, 1),) * 3, (1,) * 3, 1, True), (1, 5, 6, 7, 4), (9, 4, 3, 3, 3)
+            ),
         ],
         "conv/",
     )
@@ -209,9 +211,7 @@ def test_every_candidate_computes_the_same(choice: int) -> None:
     check([task(conv(), (1, 6, 6, 5), (37, 5, 3, 3))], "conv/", choice=choice)
 
 
-@given(
-    st.integers(1, 3), st.integers(1, 40), st.integers(1, 5), st.integers(1, 6), st.booleans()
-)
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 5), st.integers(1, 6), st.booleans())
 def test_a_pack_holds_every_weight_once(
     groups: int, outputs: int, inputs: int, taps: int, transposed: bool
 ) -> None:

@@ -1,0 +1,179 @@
+"""How windowed templates read their input: where it lies, or from a copy made first.
+
+Moves in front of a window (the transpose of the model's input, a slice, a reshape) only change the
+steps between elements, so the loops follow them in place. A prologue that computes, an element type
+that has to be widened, and channels far apart from each other are worth one pass over the input,
+which is little beside what the window reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import Buffer
+
+from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.fused import FusedEmitter
+from optc.backends.tvm.templates.loops import Code, as_index
+from optc.ir.graph import Graph, Value
+from optc.ir.ops import Reshape, Slice, Transpose
+
+# Fewer channels than this are read with any stride: what they share of a cache line is used soon.
+FEW_CHANNELS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """An element of a value lies `start` + the sum of index * step behind `source`'s first one."""
+
+    source: Value
+    start: int
+    steps: tuple[int, ...]
+
+
+def dense(shape: Sequence[int]) -> tuple[int, ...]:
+    """Steps of a row-major tensor."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def steps_of(body: Graph, value: Value) -> Steps | None:
+    """Where a value's elements lie in an input of the body, if moves are all there is between."""
+    producer = body.producer.get(value)
+    if producer is None:
+        return Steps(value, 0, dense(value.shape)) if value in body.inputs else None
+    behind = steps_of(body, producer.inputs[0])
+    if behind is None:
+        return None
+    match producer.op:
+        case Transpose(perm):
+            return Steps(behind.source, behind.start, tuple(behind.steps[axis] for axis in perm))
+        case Slice(starts, _, by):
+            moved = sum(a * b for a, b in zip(starts, behind.steps, strict=True))
+            steps = tuple(a * b for a, b in zip(by, behind.steps, strict=True))
+            return Steps(behind.source, behind.start + moved, steps)
+        case Reshape() if behind.steps == dense(producer.inputs[0].shape):
+            return Steps(behind.source, behind.start, dense(value.shape))
+    return None
+
+
+@dataclass(frozen=True)
+class Image:
+    """The input of a window, as one axis: `steps` are those of batch, places and channel."""
+
+    buffer: Buffer
+    start: int
+    steps: tuple[int, ...]
+
+    @property
+    def channel(self) -> int:
+        """Step from a channel to the next."""
+        return self.steps[-1]
+
+    @property
+    def column(self) -> int:
+        """Step from a place to the next along the last axis."""
+        return self.steps[-2]
+
+    def at(self, index: Sequence[Expr | int]) -> Expr:
+        """Where the element at (batch, place..., channel) is."""
+        place: Expr = as_index(self.start)
+        for item, step in zip(index, self.steps, strict=True):
+            place = place + item * step
+        return place
+
+    def span(self, code: Code, index: Sequence[Expr | int]) -> Span:
+        """The elements from that one on."""
+        return Span(self.buffer, code.bind(tirx.Cast("int64", self.at(index)), "start"))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The elements of a flat buffer from `start`, an i64, on. Not for vectors: it would gather.
+
+    With 64-bit sums LLVM sees that a tile's elements are at constant distances and uses one
+    pointer; of 32-bit sums it adds up a part in every iteration, for each element of its own.
+    """
+
+    buffer: Buffer
+    start: Expr
+
+    def __getitem__(self, index: Expr) -> Expr:
+        return self.buffer[self.start + tirx.Cast("int64", index)]
+
+
+def pointer(code: Code, buffer: Buffer, start: Sequence[Expr]) -> Buffer:
+    """The elements of a parameter from one on, along a single axis, by a pointer of its own.
+
+    To LLVM it is different memory: nothing may be written to either.
+    """
+    elements = math.prod(int(extent) for extent in buffer.shape)
+    rest = tirx.decl_buffer((elements,), buffer.dtype, "rest")
+    # Named, because TVM's elimination of common subexpressions does not see into declarations.
+    named = [code.bind(index, "start") for index in start]
+    code.add(tirx.DeclBuffer(rest, data=tirx.address_of(tirx.BufferLoad(buffer, named))))
+    return rest
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Makes the image of `value` in `dtype`, the type that is computed in."""
+
+    code: Code
+    io: FusedEmitter
+    value: Value
+    dtype: str
+    channels_last: bool
+    lanes: int
+    parallel: bool
+
+    def image(self, few: int = FEW_CHANNELS) -> Image:
+        """In place when it can be; channels may lie apart when there are at most `few`."""
+        value = self.value
+        steps = steps_of(self.io.task.problem.body, value)
+        if steps is None or tvm_dtype(value.type.dtype) != self.dtype:
+            return self.copied()
+        order = self._last(steps.steps)
+        if order[-1] != 1 and self._last(value.shape)[-1] > few:
+            return self.copied()
+        inputs = self.io.task.problem.body.inputs
+        whole = self.io.inputs[inputs.index(steps.source)]
+        flat = pointer(self.code, whole, [as_index(0)] * len(whole.shape))
+        return Image(flat, steps.start, order)
+
+    def copied(self) -> Image:
+        """A dense copy with channels last, made by a loop of its own."""
+        code = self.code
+        extents = self._last(self.value.shape)
+        buffer = code.scratch("image", (self.value.type.elements,), self.dtype, scope="global")
+        image = Image(buffer, 0, dense(extents))
+        start = code.parallel if self.parallel else code.loop
+        with start("row", math.prod(extents[:-2])) as flat:
+            index: list[Expr] = []
+            for extent in reversed(extents[1:-2]):
+                index.insert(0, code.bind(tirx.floormod(flat, extent), "i"))
+                flat = code.bind(tirx.floordiv(flat, extent), "rest")
+            with code.loop("column", extents[-2]) as column:
+                self._place(image, [flat, *index, column], extents[-1])
+        return image
+
+    def _last(self, items: tuple[int, ...]) -> tuple[int, ...]:
+        return items if self.channels_last else (items[0], *items[2:], items[1])
+
+    def _place(self, image: Image, index: list[Expr], channels: int) -> None:
+        def copy(channel: Expr) -> None:
+            where = [*index, channel] if self.channels_last else [index[0], channel, *index[1:]]
+            value = self.io.read(self.code, self.value, where)
+            if value.ty.dtype != self.dtype:
+                value = tirx.Cast(self.dtype, value)
+            self.code.store(image.buffer, (image.at([*index, channel]),), value)
+
+        whole, rest = divmod(channels, self.lanes)
+        if whole:
+            with self.code.loop("c", whole) as c, self.code.vector("lane", self.lanes) as lane:
+                copy(c * self.lanes + lane)
+        with self.code.unrolled("c", rest) as c:
+            copy(whole * self.lanes + c)
