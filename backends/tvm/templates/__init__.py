@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from optc.backends.tvm.templates.batch_matmul import BatchMatMul
+from optc.backends.tvm.templates.conv import Convolution
 from optc.backends.tvm.templates.gemm import Gemm
 from optc.backends.tvm.templates.generic import Generic
+from optc.backends.tvm.templates.rows import Rows
 from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
 
 GENERIC = Generic.name
 # Ordered from the most particular to the one that takes everything.
-TEMPLATES: tuple[Template, ...] = (Gemm(), BatchMatMul(), Generic())
+TEMPLATES: tuple[Template, ...] = (Gemm(), Convolution(), BatchMatMul(), Rows(), Generic())
 
 
 def match(problem: Problem) -> tuple[Plan, tuple[tuple[str, Miss], ...]]:

@@ -17,7 +17,7 @@ from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.lower import lower_node
-from optc.backends.tvm.lower.element import ROUNDING, rounded, wide
+from optc.backends.tvm.lower.element import ROUNDING, rounded, splat, wide
 from optc.backends.tvm.templates.legal import legal_call
 from optc.backends.tvm.templates.loops import Code, Index, as_index
 from optc.ir.graph import Graph, Value
@@ -56,7 +56,7 @@ def tensors_of(body: Graph, cut: Iterable[Value] = ()) -> dict[Value, te.Tensor]
     cuts = set(cut)
     tensors = {value: placeholder(value, f"in{i}") for i, value in enumerate(body.inputs)}
     for value, constant in body.constants.items():
-        tensors[value] = _splat(value.type, constant.splat)
+        tensors[value] = splat(constant)
     for node in body.nodes:
         if cuts.issuperset(node.outputs):
             results: Sequence[te.Tensor] = [_unknown(v.type) for v in node.outputs]
@@ -153,10 +153,3 @@ def unrounded(tensor: te.Tensor) -> te.Tensor:
     """The tensor in the dtype it was computed in."""
     rounding = isinstance(tensor.op, te.ComputeOp) and tensor.op.tag == ROUNDING
     return tensor.op.input_tensors[0] if rounding else tensor
-
-
-def _splat(type: TensorType, value: float | None) -> te.Tensor:
-    if value is None:
-        raise ValueError(f"a task's body holds a {type} constant that is not a splat")
-    dtype = tvm_dtype(type.dtype)
-    return te.compute(type.shape, lambda *_: tirx.const(value, dtype), name="splat")

@@ -62,25 +62,34 @@ def fold_of(op: te.ComputeOp) -> Fold:
     return Fold(reducer, tuple(str(item.ty.dtype) for item in reducer.identity_element))
 
 
+Write = Callable[[Sequence[Expr], Sequence[Expr]], None]
+
+
 def emit_fold(
     code: Code,
     op: te.ComputeOp,
-    targets: Sequence[Buffer],
+    prefix: Sequence[Expr],
+    write: Write,
     sources: Mapping[Key, Read],
     machine: Target,
 ) -> None:
-    """Loops that fold `op` into `targets`, one buffer per value of its reducer."""
-    spatial, reduced = list(op.axis), list(op.reduce_axis)
+    """Loops that fold `op`, whose leading axes stand at `prefix`.
+
+    `write(index, values)` takes the index along the other axes and one value for each of the
+    reducer's. Loops are shared among threads if the machine has several cores.
+    """
+    spatial, reduced = list(op.axis)[len(prefix) :], list(op.reduce_axis)
+    fixed = {axis.var: at for axis, at in zip(op.axis, prefix, strict=False)}
     variables = [axis.var for axis in (*spatial, *reduced)]
 
     def source(block: Code, index: Sequence[Expr]) -> list[Expr]:
-        places = dict(zip(variables, index, strict=True))
+        places = {**fixed, **dict(zip(variables, index, strict=True))}
         elements = Elements(sources, block)
         return [elements.expression(value, places) for value in op.body[0].source]
 
     extents = [int(axis.dom.extent) for axis in (*spatial, *reduced)]
     space = space_of(extents, source, keep=len(spatial))
-    _FoldNest(code, fold_of(op), targets, source, machine, space, len(spatial)).run()
+    _FoldNest(code, fold_of(op), write, source, machine, space, len(spatial)).run()
 
 
 class _FoldNest:
@@ -88,13 +97,13 @@ class _FoldNest:
         self,
         code: Code,
         fold: Fold,
-        targets: Sequence[Buffer],
+        write: Write,
         source: Callable[[Code, Sequence[Expr]], list[Expr]],
         machine: Target,
         space: Space,
         rank: int,
     ) -> None:
-        self.code, self.fold, self.targets, self.source = code, fold, targets, source
+        self.code, self.fold, self.write, self.source = code, fold, write, source
         self.machine, self.space, self.rank = machine, space, rank
         self.count = sum(loop.axis < rank for loop in space.loops)
         extents = [loop.extent for loop in space.loops]
@@ -103,7 +112,7 @@ class _FoldNest:
         self.lanes = max(1, machine.vector_bits // max(width, 8))
         if self._is_guarded(self.count - 1 if self._is_across() else len(extents) - 1):
             self.lanes = 1
-        self.cycles = points_cycles(space, self.lanes)
+        self.cycles = points_cycles(space, self.lanes) if machine.cores > 1 else 0.0
 
     def run(self) -> None:
         """Emit the loops."""
@@ -162,9 +171,7 @@ class _FoldNest:
 
     def _store(self, values: Sequence[Expr], results: Sequence[Expr]) -> None:
         zeros = [as_index(0)] * len(self.reduced)
-        index = self.space.index([*values, *zeros])[: self.rank]
-        for target, result in zip(self.targets, results, strict=True):
-            self.code.store(target, index, result)
+        self.write(self.space.index([*values, *zeros])[: self.rank], results)
 
     def _whole(
         self,

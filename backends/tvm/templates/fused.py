@@ -51,7 +51,9 @@ class Fused:
         kinds = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Select, tirx.Max, tirx.Min)
         for node in followers(self.problem.body, self.anchor.output):
             for value in node.outputs:
-                for tensor in _stages(self.tensors[value], {key_of(self.tensors[v]) for v in node.inputs}):
+                for tensor in _stages(
+                    self.tensors[value], {key_of(self.tensors[v]) for v in node.inputs}
+                ):
                     for body in tensor.op.body:
                         tvm_ffi.structural_walk(body, (kinds, count))
         return size
@@ -76,7 +78,9 @@ def fused(problem: Problem, anchor: Node) -> Fused | Miss:
         return Miss(f"an output does not depend on {anchor.op.name}")
     inner = {key_of(tensor) for tensor in tensors.values()}
     for value in (*anchor.inputs, *(v for v in tensors if v not in after)):
-        if any(_folds(stage) for stage in _stages(tensors[value], inner - {key_of(tensors[value])})):
+        if any(
+            _folds(stage) for stage in _stages(tensors[value], inner - {key_of(tensors[value])})
+        ):
             return Miss(f"{value.hint or 'a value'} beside {anchor.op.name} folds an axis")
     return Fused(problem, anchor, tensors)
 

@@ -88,9 +88,7 @@ class Code:
         return buffer
 
     @contextmanager
-    def loop(
-        self, name: str, extent: Expr | int, kind: ForKind = ForKind.SERIAL
-    ) -> Iterator[Expr]:
+    def loop(self, name: str, extent: Expr | int, kind: ForKind = ForKind.SERIAL) -> Iterator[Expr]:
         """Run the block for 0 <= index < extent; an extent of 1 makes no loop."""
         if isinstance(extent, int) and extent == 1:
             yield tirx.const(0, "int32")

@@ -89,9 +89,7 @@ def _step(
     return [as_index(0)] * (len(shape) - len(place)) + list(place)
 
 
-def is_elementwise(
-    node: Node, values: Sequence[Value], tensors: Mapping[Value, te.Tensor]
-) -> bool:
+def is_elementwise(node: Node, values: Sequence[Value], tensors: Mapping[Value, te.Tensor]) -> bool:
     """Whether each output element reads `values` only at its own place."""
     sources = {key_of(t) for v in values for t in (tensors[v], unrounded(tensors[v]))}
     return all(_reads_in_place(tensors[output], sources) for output in node.outputs)
@@ -128,7 +126,9 @@ def _reads_in_place(tensor: te.Tensor, sources: set[Key]) -> bool:
 
 
 def _depends(tensor: te.Tensor, sources: set[Key]) -> bool:
-    return key_of(tensor) in sources or any(_depends(item, sources) for item in tensor.op.input_tensors)
+    return key_of(tensor) in sources or any(
+        _depends(item, sources) for item in tensor.op.input_tensors
+    )
 
 
 def _same(a: Coordinates, b: Coordinates) -> bool:

@@ -57,6 +57,11 @@ class Knobs(Protocol):
     def __repr__(self) -> str: ...
 
 
+@dataclass(frozen=True, slots=True)
+class NoKnobs:
+    """Nothing to choose."""
+
+
 @dataclass(frozen=True)
 class Emitted:
     """A function ready for `codegen`, and the packs its buffers expect.

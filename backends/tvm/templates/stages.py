@@ -41,9 +41,7 @@ def stages_of(outputs: Sequence[te.Tensor]) -> tuple[Operation, ...]:
     return tuple(reversed(stored))
 
 
-def _is_stored(
-    op: Operation, readers: Sequence[Operation], places: set[Operation]
-) -> bool:
+def _is_stored(op: Operation, readers: Sequence[Operation], places: set[Operation]) -> bool:
     if isinstance(op, te.PlaceholderOp):
         return False
     if not isinstance(op, te.ComputeOp) or op.reduce_axis:

@@ -69,7 +69,11 @@ def test_heads_are_read_where_they_lie() -> None:
 
 
 def test_weights_that_are_inputs() -> None:
-    types = [TensorType((3, 5), DType.F32), TensorType((4, 5), DType.F32), TensorType((4,), DType.F32)]
+    types = [
+        TensorType((3, 5), DType.F32),
+        TensorType((4, 5), DType.F32),
+        TensorType((4,), DType.F32),
+    ]
     assert check([body(types, lambda b, *x: b.emit(Linear(), *x))]) == ["batch_matmul/1"]
 
 

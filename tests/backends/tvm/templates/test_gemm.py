@@ -52,7 +52,9 @@ def test_ragged_shapes_on_every_instruction_set(target: str) -> None:
     assert set(check(cases, find_target(target))) == {"gemm/1"}
 
 
-@pytest.mark.parametrize("epilogue", ["gelu", "relu residual", "heads", "gelu heads", "gelu residual"])
+@pytest.mark.parametrize(
+    "epilogue", ["gelu", "relu residual", "heads", "gelu heads", "gelu residual"]
+)
 def test_epilogues(epilogue: str) -> None:
     cases = [linear(5, 20, 9, epilogue=epilogue), linear(30, 64, 16, epilogue=epilogue)]
     assert set(check(cases)) == {"gemm/1"}
