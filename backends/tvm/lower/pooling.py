@@ -98,12 +98,13 @@ def _avg_pool(op: AvgPool, tensors: Tensors, types: Types) -> Tensors:
     sums = te.compute(result.shape, total, name="avg_pool_sum")
 
     def element(*index: Expr) -> Expr:
-        return sums(*index) / _divisor(op, x, index, dtype)
+        return sums(*index) / divisor(op, x, index, dtype)
 
     return [compute("avg_pool", result, element)]
 
 
-def _divisor(op: AvgPool, x: TensorType, index: Sequence[Expr], dtype: DType) -> Expr:
+def divisor(op: AvgPool, x: TensorType, index: Sequence[Expr], dtype: DType) -> Expr:
+    """What the sum of the window at output `index` is divided by."""
     if op.divisor is not None:
         return const(float(op.divisor), dtype)
     extents = split_shape(x.shape, op.channels_last)[2]

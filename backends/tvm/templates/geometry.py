@@ -1,4 +1,4 @@
-"""The loop bounds of a convolution, read off its node: one description for every kind of it."""
+"""The loop bounds of convolutions and pools, read off the node: one description for every kind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from optc.backends.tvm.templates.taps import Phase, transposed, window
 from optc.ir.graph import Node
 from optc.ir.ops import Conv, ConvTranspose
 from optc.ir.ops.contraction import spatial_axes
+from optc.ir.ops.pooling import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,22 @@ class Geometry:
         """Coordinates in the layout of the node's tensors."""
         tail = (*place, channel) if self.channels_last else (channel, *place)
         return [batch, *tail]
+
+
+def pool_geometry(node: Node) -> Geometry:
+    """The geometry of a pool, every channel being a group."""
+    op, x = node.op, node.inputs[0]
+    assert isinstance(op, Pool)
+    inside = spatial_axes(x.type.rank, op.channels_last)
+    axes = tuple(
+        window(x.shape[axis], node.outputs[0].shape[axis], taps, stride, low, dilation)
+        for axis, taps, stride, (low, _), dilation in zip(
+            inside, op.kernel, op.stride, op.padding, op.dilation, strict=True
+        )
+    )
+    channels = x.shape[-1] if op.channels_last else x.shape[1]
+    space = tuple(x.shape[axis] for axis in inside)
+    return Geometry(x.shape[0], channels, 1, 1, op.kernel, space, axes, op.channels_last)
 
 
 def geometry(node: Node) -> Geometry:

@@ -9,7 +9,7 @@ which is little beside what the window reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -67,6 +67,7 @@ class Image:
     buffer: Buffer
     start: int
     steps: tuple[int, ...]
+    read_only: bool
 
     @property
     def channel(self) -> int:
@@ -88,6 +89,15 @@ class Image:
     def span(self, code: Code, index: Sequence[Expr | int]) -> Span:
         """The elements from that one on."""
         return Span(self.buffer, code.bind(tirx.Cast("int64", self.at(index)), "start"))
+
+    def window(self, code: Code, index: Sequence[Expr | int]) -> Callable[[Expr], Expr]:
+        """The elements from that one on, for vectors."""
+        start = self.at(index)
+        if self.read_only:
+            rest = pointer(code, self.buffer, [start])
+            return lambda at: rest[at]
+        base = code.bind(start, "start")
+        return lambda at: self.buffer[base + at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +152,14 @@ class ImageReader:
         inputs = self.io.task.problem.body.inputs
         whole = self.io.inputs[inputs.index(steps.source)]
         flat = pointer(self.code, whole, [as_index(0)] * len(whole.shape))
-        return Image(flat, steps.start, order)
+        return Image(flat, steps.start, order, read_only=True)
 
     def copied(self) -> Image:
         """A dense copy with channels last, made by a loop of its own."""
         code = self.code
         extents = self._last(self.value.shape)
         buffer = code.scratch("image", (self.value.type.elements,), self.dtype, scope="global")
-        image = Image(buffer, 0, dense(extents))
+        image = Image(buffer, 0, dense(extents), read_only=False)
         start = code.parallel if self.parallel else code.loop
         with start("row", math.prod(extents[:-2])) as flat:
             index: list[Expr] = []

@@ -1,0 +1,140 @@
+"""Depthwise convolutions with constant weights: every channel has a window of its own.
+
+The weights are packed as `[taps][channels]`: a vector of channels meets a vector of weights.
+See `slide` for the loops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import Expr
+
+from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.fused import Fused, fused
+from optc.backends.tvm.templates.geometry import Geometry, geometry
+from optc.backends.tvm.templates.image import ImageReader
+from optc.backends.tvm.templates.loops import Code
+from optc.backends.tvm.templates.places import Coordinate, plain
+from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
+from optc.backends.tvm.templates.slide import Fold, Slide, SlideKnobs, columns_for
+from optc.ir.dtype import DType
+from optc.ir.graph import Node
+from optc.ir.ops import Conv, ConvTranspose
+from optc.ir.targets.target import Target
+from optc.ir.types import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwisePack:
+    """[C, 1, *K] weights as [taps][C]."""
+
+    def type(self, natural: TensorType) -> TensorType:
+        """[taps, C]."""
+        return natural.with_shape((math.prod(natural.shape[1:]), natural.shape[0]))
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """The transpose."""
+        return np.ascontiguousarray(array.reshape(array.shape[0], -1).T)
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """Template of convolutions with as many groups as channels, in and out."""
+
+    name: str = "depthwise"
+    version: int = 1
+
+    def match(self, problem: Problem) -> Plan | Miss:
+        """Takes a task around one depthwise `conv` or `conv_transpose` with constant weights."""
+        anchors = [n for n in problem.body.nodes if isinstance(n.op, Conv | ConvTranspose)]
+        if len(anchors) != 1:
+            return Miss("the task has no single convolution")
+        (anchor,) = anchors
+        weight = anchor.inputs[1]
+        constant = {problem.body.inputs[i] for i in problem.constants}
+        if weight not in constant or problem.body.users[weight] != (anchor,):
+            return Miss("the weights are not a constant of the convolution's own")
+        if weight.shape[1] != 1 or weight.shape[0] != anchor.op.groups:  # type: ignore[attr-defined]
+            return Miss("the convolution mixes channels")
+        if not anchor.op.channels_last:  # type: ignore[attr-defined]
+            return Miss("channels come first")
+        if not anchor.output.type.dtype.is_float or not anchor.output.type.elements:
+            return Miss(f"convolutions to {anchor.output.type} go elsewhere")
+        task = fused(problem, anchor)
+        return (
+            task if isinstance(task, Miss) else DepthwisePlan(task, f"{self.name}/{self.version}")
+        )
+
+
+@dataclass(frozen=True)
+class DepthwisePlan:
+    """A depthwise convolution and what is fused around it."""
+
+    task: Fused
+    template: str
+
+    @property
+    def node(self) -> Node:
+        """The convolution."""
+        return self.task.anchor
+
+    @property
+    def target(self) -> Target:
+        """The machine."""
+        return self.task.problem.target
+
+    @cached_property
+    def shape(self) -> Geometry:
+        """The loop bounds."""
+        return geometry(self.node)
+
+    def candidates(self) -> Sequence[Knobs]:
+        """Tiles that fit the registers."""
+        return [SlideKnobs(columns) for columns in columns_for(self.target)]
+
+    def emit(self, symbol: str, knobs: Knobs) -> Emitted:
+        """One parallel loop over stretches of rows."""
+        if type(knobs) is not SlideKnobs:
+            raise ValueError(f"depthwise does not know {knobs!r}")
+        return _Emission(self, knobs).run(symbol)
+
+
+class _Emission:
+    def __init__(self, plan: DepthwisePlan, knobs: SlideKnobs) -> None:
+        self.plan, self.knobs, self.node = plan, knobs, plan.node
+        dtype = self.node.output.type.dtype
+        self.sum = DType.F64 if dtype is DType.F64 else DType.F32
+        place = plan.task.problem.body.inputs.index(self.node.inputs[1])
+        self.io = plan.task.emitter({place: DepthwisePack()})
+        self.weights = self.io.packed(self.node.inputs[1])
+        self.code = Code()
+
+    def run(self, symbol: str) -> Emitted:
+        plan, x = self.plan, self.node.inputs[0]
+        lanes = plan.target.lanes(self.sum)
+        stored = tvm_dtype(x.type.dtype)
+        reader = ImageReader(self.code, self.io, x, stored, True, lanes, plan.target.cores > 1)
+        zero = tirx.const(0, tvm_dtype(self.sum))
+        fold = Fold(tvm_dtype(self.sum), zero, self._step, self._finish)
+        image = reader.image(few=1)
+        Slide(self.code, plan.shape, self.knobs, image, fold, plan.target, lanes).run()
+        return self.io.finish(self.code, symbol)
+
+    def _step(self, total: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:
+        return total + self.wide(element) * self.wide(self.weights[tap, channel])
+
+    def _finish(self, batch: Expr, place: Sequence[Expr], channel: Coordinate, value: Expr) -> None:
+        if len(self.node.inputs) > 2:
+            value = value + self.wide(self.io.read(None, self.node.inputs[2], plain([channel])))
+        self.io.store(self.code, self.plan.shape.index(batch, tuple(place), channel), value)
+
+    def wide(self, value: Expr) -> Expr:
+        """The value in the type that sums are kept in."""
+        dtype = tvm_dtype(self.sum)
+        return value if value.ty.dtype == dtype else tirx.Cast(dtype, value)

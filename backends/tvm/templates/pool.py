@@ -1,0 +1,119 @@
+"""Max and average pools with channels last, a vector of channels at a time: see `slide`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tvm import tirx
+from tvm.ir import Expr
+
+from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.lower.element import is_nan, lowest
+from optc.backends.tvm.lower.pooling import divisor
+from optc.backends.tvm.templates.fused import Fused, fused
+from optc.backends.tvm.templates.geometry import Geometry, pool_geometry
+from optc.backends.tvm.templates.image import ImageReader
+from optc.backends.tvm.templates.loops import Code
+from optc.backends.tvm.templates.places import Coordinate, plain
+from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
+from optc.backends.tvm.templates.slide import Fold, Slide, SlideKnobs, columns_for
+from optc.ir.dtype import DType
+from optc.ir.graph import Node
+from optc.ir.ops import AvgPool, MaxPool
+from optc.ir.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Template of pools over windows of one size."""
+
+    name: str = "pool"
+    version: int = 1
+
+    def match(self, problem: Problem) -> Plan | Miss:
+        """Takes a task around one `max_pool` or `avg_pool` of floats with channels last."""
+        anchors = [n for n in problem.body.nodes if isinstance(n.op, MaxPool | AvgPool)]
+        if len(anchors) != 1:
+            return Miss("the task has no single pool")
+        (anchor,) = anchors
+        if not anchor.op.channels_last:  # type: ignore[attr-defined]
+            return Miss("channels come first")
+        if not anchor.output.type.dtype.is_float or not anchor.output.type.elements:
+            return Miss(f"pools to {anchor.output.type} go elsewhere")
+        task = fused(problem, anchor)
+        return task if isinstance(task, Miss) else PoolPlan(task, f"{self.name}/{self.version}")
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """A pool and what is fused around it."""
+
+    task: Fused
+    template: str
+
+    @property
+    def node(self) -> Node:
+        """The pool."""
+        return self.task.anchor
+
+    @property
+    def target(self) -> Target:
+        """The machine."""
+        return self.task.problem.target
+
+    @cached_property
+    def shape(self) -> Geometry:
+        """The loop bounds."""
+        return pool_geometry(self.node)
+
+    def candidates(self) -> Sequence[Knobs]:
+        """Tiles that fit the registers."""
+        return [SlideKnobs(columns) for columns in columns_for(self.target)]
+
+    def emit(self, symbol: str, knobs: Knobs) -> Emitted:
+        """One parallel loop over stretches of rows."""
+        if type(knobs) is not SlideKnobs:
+            raise ValueError(f"pool does not know {knobs!r}")
+        return _Emission(self, knobs).run(symbol)
+
+
+class _Emission:
+    def __init__(self, plan: PoolPlan, knobs: SlideKnobs) -> None:
+        self.plan, self.knobs, self.node = plan, knobs, plan.node
+        dtype = self.node.output.type.dtype
+        self.sum = DType.F64 if dtype is DType.F64 else DType.F32
+        self.io = plan.task.emitter()
+        self.code = Code()
+
+    def run(self, symbol: str) -> Emitted:
+        plan, x = self.plan, self.node.inputs[0]
+        lanes, dtype = plan.target.lanes(self.sum), tvm_dtype(self.sum)
+        largest = isinstance(self.node.op, MaxPool)
+        start = lowest(self.sum) if largest else tirx.const(0, dtype)
+        fold = Fold(dtype, start, self._larger if largest else self._add, self._finish)
+        stored = tvm_dtype(x.type.dtype)
+        reader = ImageReader(self.code, self.io, x, stored, True, lanes, plan.target.cores > 1)
+        image = reader.image(few=1)
+        Slide(self.code, plan.shape, self.knobs, image, fold, plan.target, lanes).run()
+        return self.io.finish(self.code, symbol)
+
+    def _add(self, total: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:
+        return total + self.wide(element)
+
+    def _larger(self, best: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:
+        item = self.wide(element)
+        # The second test lets a nan in; nothing is larger than it afterwards.
+        return tirx.Select(tirx.any(item > best, is_nan(item, self.sum)), item, best)
+
+    def _finish(self, batch: Expr, place: Sequence[Expr], channel: Coordinate, value: Expr) -> None:
+        op, index = self.node.op, self.plan.shape.index(batch, tuple(place), channel)
+        if isinstance(op, AvgPool):
+            value = value / divisor(op, self.node.inputs[0].type, plain(index), self.sum)
+        self.io.store(self.code, index, value)
+
+    def wide(self, value: Expr) -> Expr:
+        """The value in the type that sums are kept in."""
+        dtype = tvm_dtype(self.sum)
+        return value if value.ty.dtype == dtype else tirx.Cast(dtype, value)

@@ -1,0 +1,95 @@
+"""Depthwise convolutions by their template agree with torch."""
+
+from __future__ import annotations
+
+import pytest
+
+from optc.backends.tvm.templates.depthwise import Depthwise
+from optc.backends.tvm.templates.plan import Miss, Problem
+from optc.ir.builder import Builder
+from optc.ir.dtype import DType
+from optc.ir.graph import Value
+from optc.ir.ops import Conv, ConvTranspose, Transpose, ew
+from optc.ir.targets.catalogue import find_target
+from tests.backends.tvm.convolutions import WEIGHTS, Follow, check, task
+
+
+def depthwise(channels: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> Conv:
+    pad = dilation * (kernel // 2)
+    two = (stride,) * 2
+    return Conv(two, ((pad, pad),) * 2, (dilation,) * 2, channels, True)
+
+
+def clamped(builder: Builder, value: Value) -> Value:
+    return builder.emit(ew.Clamp(0.0, 6.0), value)
+
+
+def to_first(builder: Builder, value: Value) -> Value:
+    return builder.emit(Transpose((0, 3, 1, 2)), value)
+
+
+def to_last(builder: Builder, value: Value) -> Value:
+    return builder.emit(Transpose((0, 2, 3, 1)), value)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 24, 37, 96])
+def test_channels_fill_vectors_or_not(channels: int) -> None:
+    weight = (channels, 1, 3, 3)
+    check(
+        [
+            task(depthwise(channels), (2, 9, 11, channels), weight, after=clamped),
+            task(depthwise(channels, stride=2), (1, 10, 9, channels), weight, bias=False),
+        ],
+        "depthwise/",
+    )
+
+
+def test_windows() -> None:
+    check(
+        [
+            task(depthwise(20, 5), (1, 19, 17, 20), (20, 1, 5, 5)),
+            task(depthwise(20, 3, 1, 3), (1, 7, 8, 20), (20, 1, 3, 3)),
+            task(depthwise(20, 7), (1, 4, 3, 20), (20, 1, 7, 7)),
+            task(Conv((1,), ((2, 0),), (1,), 6, True), (2, 30, 6), (6, 1, 3)),
+            task(
+                Conv((1, 2, 1), ((1, 1),) * 3, (1,) * 3, 5, True), (1, 4, 5, 6, 5), (5, 1, 3, 3, 3)
+            ),
+        ],
+        "depthwise/",
+    )
+
+
+def test_transposed() -> None:
+    op = ConvTranspose((2, 3), ((1, 1), (0, 1)), (1, 0), (1, 1), 18, True)
+    check([task(op, (1, 6, 7, 18), (18, 1, 4, 2), after=clamped)], "depthwise/")
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64])
+def test_storage_types(dtype: DType) -> None:
+    check([task(depthwise(24), (1, 8, 9, 24), (24, 1, 3, 3), dtype=dtype)], "depthwise/")
+
+
+@pytest.mark.parametrize(("before", "after"), [(to_last, clamped), (clamped, to_first)])
+def test_what_is_fused_around_it(before: Follow, after: Follow) -> None:
+    shape = (1, 18, 7, 8) if before is to_last else (1, 7, 8, 18)
+    weight = (18, 1, 3, 3)
+    check([task(depthwise(18), shape, weight, before=before, after=after)], "depthwise/")
+
+
+@pytest.mark.parametrize("target", ["x86-64-v2", "x86-64-v3"])
+def test_narrower_vectors(target: str) -> None:
+    body = task(depthwise(21), (1, 9, 13, 21), (21, 1, 3, 3), after=clamped)
+    check([body], "depthwise/", find_target(target))
+
+
+@pytest.mark.parametrize("choice", [1, 2])
+def test_every_candidate_computes_the_same(choice: int) -> None:
+    body = task(depthwise(21), (1, 9, 13, 21), (21, 1, 3, 3))
+    check([body], "depthwise/", choice=choice)
+
+
+def test_a_convolution_that_mixes_channels_goes_elsewhere() -> None:
+    body = task(Conv(groups=3, channels_last=True), (1, 6, 6, 6), (6, 2, 1, 1))
+    answer = Depthwise().match(Problem(body, WEIGHTS, find_target("x86-64-v3")))
+    assert isinstance(answer, Miss)
+    assert "mixes" in answer.reason
