@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from optc.backends.tvm.templates.batch_matmul import BatchMatMul
 from optc.backends.tvm.templates.conv import Convolution
+from optc.backends.tvm.templates.depthwise import Depthwise
 from optc.backends.tvm.templates.gemm import Gemm
 from optc.backends.tvm.templates.generic import Generic
-from optc.backends.tvm.templates.rows import Rows
 from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
+from optc.backends.tvm.templates.pool import Pooling
+from optc.backends.tvm.templates.rows import Rows
 
 GENERIC = Generic.name
 # Ordered from the most particular to the one that takes everything.
-TEMPLATES: tuple[Template, ...] = (Gemm(), Convolution(), BatchMatMul(), Rows(), Generic())
+TEMPLATES: tuple[Template, ...] = (
+    Gemm(),
+    Depthwise(),
+    Convolution(),
+    Pooling(),
+    BatchMatMul(),
+    Rows(),
+    Generic(),
+)
 
 
 def match(problem: Problem) -> tuple[Plan, tuple[tuple[str, Miss], ...]]:
