@@ -36,15 +36,29 @@ class Kernel(Protocol):
     """A compiled task: `int32_t symbol(inputs..., outputs...[, workspace])` inside `object`."""
 
     @property
-    def symbol(self) -> str: ...
+    def symbol(self) -> str:
+        """The C name."""
+        ...
+
     @property
-    def object(self) -> bytes: ...
+    def object(self) -> bytes:
+        """The relocatable object file."""
+        ...
+
     @property
-    def packs(self) -> Mapping[int, PackLike]: ...
+    def packs(self) -> Mapping[int, PackLike]:
+        """Layouts of constant inputs, by input."""
+        ...
+
     @property
-    def workspace_bytes(self) -> int: ...
+    def workspace_bytes(self) -> int:
+        """Bytes of scratch memory wanted as the last argument; 0: none."""
+        ...
+
     @property
-    def template(self) -> str: ...
+    def template(self) -> str:
+        """`name/version` of what wrote it."""
+        ...
 
 
 # Kernels for jobs, in their order. Equal symbols mean the same kernel.

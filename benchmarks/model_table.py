@@ -1,6 +1,6 @@
 """The model table: every model compiled, checked against PyTorch and timed beside it in one run.
 
-    python -m benchmarks.model_table [MODEL ...] [--targets host,aarch64] [--out results.md]
+python -m benchmarks.model_table [MODEL ...] [--targets host,aarch64] [--out results.md]
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Row:
 
 def flat(tree: Any) -> list[torch.Tensor]:
     """The tensors of a nested output, in torch's order."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    return [
+        leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)
+    ]
 
 
 def largest_error(found: Sequence[np.ndarray], expected: Sequence[torch.Tensor]) -> float:
@@ -98,19 +100,32 @@ def measure(name: str, targets: Sequence[str], folder: Path) -> Row:
     start = time.perf_counter()
     compiled = compile_module(module, host(), folder / name, Options())
     row.compile = time.perf_counter() - start
-    row.megabytes = sum(compiled.manifest["files"][f]["bytes"] for f in compiled.manifest["files"]) / 1e6
+    row.megabytes = (
+        sum(compiled.manifest["files"][f]["bytes"] for f in compiled.manifest["files"]) / 1e6
+    )
     artifact = optc.load(compiled.path)
     arrays = [tensor.numpy() for tensor in inputs]
     with torch.inference_mode():
         expected = flat(model(*inputs))
     artifact.reset()
     found = artifact(*arrays)
-    row.error = largest_error([np.asarray(x) for x in torch.utils._pytree.tree_leaves(found)], expected)
+    row.error = largest_error(
+        [np.asarray(x) for x in torch.utils._pytree.tree_leaves(found)], expected
+    )
     ours, theirs = [], []
     with torch.inference_mode():
         for _ in range(ROUNDS):
             time.sleep(QUIET)
-            ours.append(float(np.median(artifact.bench(*arrays, runs=max(3, int(100 / max(row.ours, 1)) if ours else 5)))) / 1e6)
+            ours.append(
+                float(
+                    np.median(
+                        artifact.bench(
+                            *arrays, runs=max(3, int(100 / max(row.ours, 1)) if ours else 5)
+                        )
+                    )
+                )
+                / 1e6
+            )
             row.ours = ours[-1]
             time.sleep(QUIET)
             theirs.append(milliseconds(lambda: model(*inputs)))
@@ -139,7 +154,16 @@ def main() -> None:
     options = parser.parse_args()
     targets = [name for name in options.targets.split(",") if name]
     torch.set_num_threads(host().cores)
-    heads = ["model", "error / range", "capture s", "compile s", "MB", "optc ms", "torch ms", "ratio"]
+    heads = [
+        "model",
+        "error / range",
+        "capture s",
+        "compile s",
+        "MB",
+        "optc ms",
+        "torch ms",
+        "ratio",
+    ]
     machine = host()
     lines = [
         f"{date.today()}, {machine.description}, {machine.cores} cores, {platform.system()};"
@@ -155,7 +179,9 @@ def main() -> None:
                 row = measure(name, targets, Path(folder))
             except Exception as problem:  # one model's failure is a line of the table
                 traceback.print_exc()
-                row = Row(name, problem=f"{type(problem).__name__}: {str(problem).splitlines()[0][:80]}")
+                row = Row(
+                    name, problem=f"{type(problem).__name__}: {str(problem).splitlines()[0][:80]}"
+                )
         lines.append("| " + " | ".join(row.cells(targets)) + " |")
         print(lines[-1], flush=True)
         gc.collect()

@@ -77,7 +77,9 @@ class Constant:
         if isinstance(self.source, Absent):
             return self.source.digest
         content = hashlib.sha256(str(self.type).encode())
-        content.update(np.ascontiguousarray(self.array).data.cast("B") if self.type.elements else b"")
+        content.update(
+            np.ascontiguousarray(self.array).data.cast("B") if self.type.elements else b""
+        )
         return content.hexdigest()
 
     @cached_property
@@ -130,5 +132,7 @@ def _scalar(value: Scalar, dtype: DType) -> np.ndarray:
 def _random(seed: int, type: TensorType) -> np.ndarray:
     generator = np.random.Generator(np.random.PCG64(seed))
     if type.dtype.is_float:
-        return from_floats(generator.standard_normal(type.shape, dtype=np.float32), type.dtype).array
+        return from_floats(
+            generator.standard_normal(type.shape, dtype=np.float32), type.dtype
+        ).array
     return generator.integers(0, 2, type.shape).astype(type.dtype.storage)

@@ -85,9 +85,13 @@ def module_of(graph: Graph) -> Module:
     from optc.ir.names import value_names
 
     names = value_names(graph)
-    outputs = _distinct(tuple(names[value] for value in graph.outputs), {names[v] for v in graph.inputs})
+    outputs = _distinct(
+        tuple(names[value] for value in graph.outputs), {names[v] for v in graph.inputs}
+    )
     inputs = tuple(Port(names[value], value.type) for value in graph.inputs)
-    ports = tuple(Port(name, value.type) for name, value in zip(outputs, graph.outputs, strict=True))
+    ports = tuple(
+        Port(name, value.type) for name, value in zip(outputs, graph.outputs, strict=True)
+    )
     run = Run(graph.name, tuple(port.name for port in inputs), outputs)
     return Module(graph.name, inputs, ports, (), (graph,), Flow((run,)))
 

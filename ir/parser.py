@@ -293,7 +293,9 @@ class _Parser:
                 return from_floats(array, type.dtype)
             case "digest", str():
                 found = self.weights.get(value)
-                return Constant(type, Absent(value)) if found is None else constant(found, type.dtype)
+                return (
+                    Constant(type, Absent(value)) if found is None else constant(found, type.dtype)
+                )
         raise ValueError(f"expected splat, seed, values or digest, found {key}={value!r}")
 
 

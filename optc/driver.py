@@ -135,7 +135,9 @@ class History:
     def files(self, captured: Module) -> dict[str, bytes]:
         """`graphs/NN-<pass>.optc`, the captured module being `00-capture`."""
         texts = [("capture", print_module(captured)), *self.texts]
-        return {f"graphs/{i:02d}-{name}.optc": text.encode() for i, (name, text) in enumerate(texts)}
+        return {
+            f"graphs/{i:02d}-{name}.optc": text.encode() for i, (name, text) in enumerate(texts)
+        }
 
 
 @contextmanager
@@ -185,7 +187,9 @@ def _lock(module: Module, target: Target, options: Options, passes: Sequence[Pas
         "target": {"name": target.name, "cpu": target.cpu, "features": list(target.features)},
         "cores": target.cores,
         "caches": {space.name: space.size for space in target.memory},
-        "passes": [str(step) for step in passes if not (options.exact and step.effect.value != "exact")],
+        "passes": [
+            str(step) for step in passes if not (options.exact and step.effect.value != "exact")
+        ],
         "seed": options.seed,
         "tools": {name: version(name) for name in tools},
     }

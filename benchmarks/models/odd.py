@@ -35,7 +35,9 @@ class BagAndTop(nn.Module):
         self.bag = nn.EmbeddingBag(500, 32, mode="mean")
         self.score = nn.Linear(32, 200)
 
-    def forward(self, words: torch.Tensor, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, words: torch.Tensor, starts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         values, places = self.score(self.bag(words, starts)).topk(5)
         return values, places
 
@@ -55,7 +57,11 @@ class TwoInputs(nn.Module):
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, object]:
         a, b = self.left(left), self.right(right)
-        return {"sum": a + b, "parts": {"left": a.relu(), "right": b.tanh()}, "dot": (a * b).sum(-1)}
+        return {
+            "sum": a + b,
+            "parts": {"left": a.relu(), "right": b.tanh()},
+            "dot": (a * b).sum(-1),
+        }
 
 
 def two_inputs() -> Example:
@@ -69,7 +75,9 @@ class SpectralMix(nn.Module):
 
     def __init__(self, length: int = 64, width: int = 16) -> None:
         super().__init__()
-        kernel = torch.randn(width, length, generator=generator(6)) * torch.exp(-torch.arange(length) / 16)
+        kernel = torch.randn(width, length, generator=generator(6)) * torch.exp(
+            -torch.arange(length) / 16
+        )
         self.register_buffer("spectrum", torch.fft.rfft(kernel, n=2 * length))
         self.mix = nn.Linear(width, width)
         self.length = length

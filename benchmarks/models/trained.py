@@ -89,14 +89,20 @@ class Cascade(nn.Module):
     """
 
     def __init__(
-        self, convs: tuple[tuple[int, int, int, int], ...], flat: int, dense: int, heads: dict[str, int]
+        self,
+        convs: tuple[tuple[int, int, int, int], ...],
+        flat: int,
+        dense: int,
+        heads: dict[str, int],
     ) -> None:
         super().__init__()
         self.stages, self.dense, self.heads = len(convs), dense, tuple(heads)
         for index, (inputs, outputs, kernel, pool) in enumerate(convs, 1):
             self.add_module(f"conv{index}", nn.Conv2d(inputs, outputs, kernel))
             self.add_module(f"prelu{index}", nn.PReLU(outputs))
-            self.add_module(f"pool{index}", nn.MaxPool2d(pool, 2, ceil_mode=True) if pool else nn.Identity())
+            self.add_module(
+                f"pool{index}", nn.MaxPool2d(pool, 2, ceil_mode=True) if pool else nn.Identity()
+            )
         if dense:
             self.add_module(f"dense{self.stages + 1}", nn.Linear(flat, dense))
             self.add_module(f"prelu{self.stages + 1}", nn.PReLU(dense))

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from benchmarks.models.entry import Example, from_config, image, randomize
 
-
 _CLASSES = {"num_labels": 1000}
 
 
@@ -102,7 +101,9 @@ class MobileBlock(nn.Module):
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, wide // 4, 1), nn.ReLU(),
             nn.Conv2d(wide // 4, wide, 1), nn.Hardsigmoid(),
         )  # fmt: skip
-        self.project = nn.Sequential(nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.project = nn.Sequential(
+            nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        )
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -113,9 +114,21 @@ class MobileBlock(nn.Module):
 
 def mobilenet_v3() -> Example:
     """A MobileNetV3-like network: hard-swish, squeeze-excite, 5x5 depthwise."""
-    rows = ((16, 64, 24, 3, 2), (24, 72, 24, 3, 1), (24, 96, 40, 5, 2), (40, 240, 40, 5, 1), (40, 240, 96, 5, 2))
+    rows = (
+        (16, 64, 24, 3, 2),
+        (24, 72, 24, 3, 1),
+        (24, 96, 40, 5, 2),
+        (40, 240, 40, 5, 1),
+        (40, 240, 96, 5, 2),
+    )
     stem = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish()]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 256), nn.Hardswish(), nn.Linear(256, 100)]
+    head = [
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(96, 256),
+        nn.Hardswish(),
+        nn.Linear(256, 100),
+    ]
     model = nn.Sequential(*stem, *(MobileBlock(*row) for row in rows), *head)
     return randomize(model), (image(224),)
 
@@ -158,8 +171,12 @@ class MixerBlock(nn.Module):
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.tokens = nn.Sequential(nn.Linear(tokens, 2 * tokens), nn.GELU(), nn.Linear(2 * tokens, tokens))
-        self.channels = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.tokens = nn.Sequential(
+            nn.Linear(tokens, 2 * tokens), nn.GELU(), nn.Linear(2 * tokens, tokens)
+        )
+        self.channels = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.tokens(self.norm1(x).transpose(1, 2)).transpose(1, 2)
@@ -192,7 +209,9 @@ def conv3d() -> Example:
         nn.Conv3d(16, 32, 3, (1, 2, 2), 1), nn.BatchNorm3d(32), nn.ReLU(),
         nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(32, 10),
     )  # fmt: skip
-    return randomize(model), (torch.randn(1, 3, 8, 32, 32, generator=torch.Generator().manual_seed(1)),)
+    return randomize(model), (
+        torch.randn(1, 3, 8, 32, 32, generator=torch.Generator().manual_seed(1)),
+    )
 
 
 def mobilenet_v2() -> Example:
@@ -208,7 +227,12 @@ def convnext() -> Example:
 
 def efficientnet() -> Example:
     """An EfficientNet-B0 (Tan and Le 2019)."""
-    sizes = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224, "hidden_dim": 1280}
+    sizes = {
+        "width_coefficient": 1.0,
+        "depth_coefficient": 1.0,
+        "image_size": 224,
+        "hidden_dim": 1280,
+    }
     options = {**sizes, **_CLASSES}
     model, inputs = from_config("EfficientNet", "ForImageClassification", options, (image(224),))
     return randomize(model), inputs

@@ -43,7 +43,9 @@ class Linear(Op):
         fits = weight.rank == 2 and x.rank >= 1 and x.shape[-1] == weight.shape[1]
         require(fits, f"linear: {x} does not fit weight {weight}")
         for bias in inputs[2:]:
-            require(bias.shape == weight.shape[:1], f"linear bias is {weight.shape[:1]}, not {bias}")
+            require(
+                bias.shape == weight.shape[:1], f"linear bias is {weight.shape[:1]}, not {bias}"
+            )
         return (x.with_shape((*x.shape[:-1], weight.shape[0])),)
 
 
@@ -52,7 +54,9 @@ def spatial_axes(rank: int, channels_last: bool) -> tuple[int, ...]:
     return tuple(range(1, rank - 1)) if channels_last else tuple(range(2, rank))
 
 
-def with_spatial(x: TensorType, channels: int, extents: list[int], channels_last: bool) -> TensorType:
+def with_spatial(
+    x: TensorType, channels: int, extents: list[int], channels_last: bool
+) -> TensorType:
     """The type [N, channels, *extents] in the layout asked for."""
     tail = (*extents, channels) if channels_last else (channels, *extents)
     return x.with_shape((x.shape[0], *tail))
@@ -83,7 +87,9 @@ class Conv(Op):
         x, weight = inputs[:2]
         same_dtype(*inputs)
         count = len(self.stride)
-        fits = x.rank == weight.rank == count + 2 and len(self.padding) == len(self.dilation) == count
+        fits = (
+            x.rank == weight.rank == count + 2 and len(self.padding) == len(self.dilation) == count
+        )
         require(fits, f"conv with stride {self.stride} does not fit {x} and weight {weight}")
         channels = x.shape[-1] if self.channels_last else x.shape[1]
         fits = channels == weight.shape[1] * self.groups and weight.shape[0] % self.groups == 0

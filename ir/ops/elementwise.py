@@ -1,446 +1,159 @@
-"""Ops that compute each element from the elements at the same place; binary ones broadcast."""
+"""Elementwise ops, unary and binary, under one name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from optc.ir.dtype import DType
-from optc.ir.ops.base import Op, OpError, Types, require, same_dtype
-from optc.ir.types import TensorType, broadcast
-
-
-def _broadcast(*inputs: TensorType) -> tuple[int, ...]:
-    try:
-        return broadcast(*(item.shape for item in inputs))
-    except ValueError as problem:
-        raise OpError(str(problem)) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Unary(Op):
-    """One input, same type out."""
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        return inputs
-
-
-@dataclass(frozen=True, slots=True)
-class FloatUnary(Unary):
-    """One floating-point input, same type out."""
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        require(inputs[0].dtype.is_float, f"{self.name} takes a float, not {inputs[0]}")
-        return inputs
-
-
-@dataclass(frozen=True, slots=True)
-class Predicate(Op):
-    """One input, bool out."""
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        return (inputs[0].with_dtype(DType.BOOL),)
-
-
-@dataclass(frozen=True, slots=True)
-class Binary(Op):
-    """Two inputs of one dtype, broadcast together."""
-
-    arity: ClassVar[tuple[int, int]] = (2, 2)
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        return (TensorType(_broadcast(*inputs), same_dtype(*inputs)),)
-
-
-@dataclass(frozen=True, slots=True)
-class Compare(Op):
-    """Two inputs of one dtype, broadcast together; bool out."""
-
-    arity: ClassVar[tuple[int, int]] = (2, 2)
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        same_dtype(*inputs)
-        return (TensorType(_broadcast(*inputs), DType.BOOL),)
-
-
-@dataclass(frozen=True, slots=True)
-class Bitwise(Binary):
-    """Two integers or bools."""
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        require(not inputs[0].dtype.is_float, f"{self.name} takes integers or bools, not {inputs[0]}")
-        return (TensorType(_broadcast(*inputs), same_dtype(*inputs)),)
-
-
-@dataclass(frozen=True, slots=True)
-class Abs(Unary):
-    """Absolute value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Neg(Unary):
-    """Negation; integers wrap."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sign(Unary):
-    """-1, 0 or 1; nan gives 0 as torch does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Relu(Unary):
-    """max(x, 0)."""
-
-
-@dataclass(frozen=True, slots=True)
-class BitwiseNot(Unary):
-    """Flip all bits; of a bool, its opposite."""
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        require(not inputs[0].dtype.is_float, f"bitwise_not takes integers or bools, not {inputs[0]}")
-        return inputs
-
-
-@dataclass(frozen=True, slots=True)
-class Acos(FloatUnary):
-    """Inverse cosine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Acosh(FloatUnary):
-    """Inverse hyperbolic cosine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asin(FloatUnary):
-    """Inverse sine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asinh(FloatUnary):
-    """Inverse hyperbolic sine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Atan(FloatUnary):
-    """Inverse tangent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Atanh(FloatUnary):
-    """Inverse hyperbolic tangent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ceil(FloatUnary):
-    """Smallest integer not below."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cos(FloatUnary):
-    """Cosine of radians."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cosh(FloatUnary):
-    """Hyperbolic cosine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Erf(FloatUnary):
-    """Error function."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exp(FloatUnary):
-    """e to the x."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expm1(FloatUnary):
-    """exp(x) - 1, exact near 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Floor(FloatUnary):
-    """Largest integer not above."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log(FloatUnary):
-    """Natural logarithm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log10(FloatUnary):
-    """Decimal logarithm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log1p(FloatUnary):
-    """log(1 + x), exact near 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log2(FloatUnary):
-    """Binary logarithm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reciprocal(FloatUnary):
-    """1 / x."""
-
-
-@dataclass(frozen=True, slots=True)
-class Round(FloatUnary):
-    """Nearest integer, halves to even."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rsqrt(FloatUnary):
-    """1 / sqrt(x)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sigmoid(FloatUnary):
-    """1 / (1 + exp(-x))."""
-
-
-@dataclass(frozen=True, slots=True)
-class Silu(FloatUnary):
-    """x * sigmoid(x)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sin(FloatUnary):
-    """Sine of radians."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sinh(FloatUnary):
-    """Hyperbolic sine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sqrt(FloatUnary):
-    """Square root."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tan(FloatUnary):
-    """Tangent of radians."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tanh(FloatUnary):
-    """Hyperbolic tangent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trunc(FloatUnary):
-    """Integer part."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gelu(FloatUnary):
-    """x * Phi(x) (Hendrycks and Gimpel 2016); `tanh` selects the tanh approximation."""
-
-    tanh: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class HardSigmoid(FloatUnary):
-    """clamp(x + 3, 0, 6) / 6."""
-
-
-@dataclass(frozen=True, slots=True)
-class HardSwish(FloatUnary):
-    """x * clamp(x + 3, 0, 6) / 6 (Howard et al. 2019, section 5.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeakyRelu(FloatUnary):
-    """x where positive, else slope * x."""
-
-    slope: float = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Elu(FloatUnary):
-    """scale * x where positive, else scale * alpha * (exp(input_scale * x) - 1); also SELU, CELU."""
-
-    alpha: float = 1.0
-    scale: float = 1.0
-    input_scale: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Softplus(FloatUnary):
-    """log(1 + exp(beta * x)) / beta; x itself where beta * x > threshold."""
-
-    beta: float = 1.0
-    threshold: float = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Clamp(Unary):
-    """Limit to [low, high]; None leaves that side open. nan stays nan."""
-
-    low: float | int | None = None
-    high: float | int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IsInf(Predicate):
-    """True at plus or minus infinity."""
-
-
-@dataclass(frozen=True, slots=True)
-class IsNan(Predicate):
-    """True where not a number."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogicalNot(Predicate):
-    """True where the input is zero."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cast(Op):
-    """Convert to another dtype: floats to integers truncate, anything to bool is `!= 0`."""
-
-    dtype: DType = DType.F32
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        return (inputs[0].with_dtype(self.dtype),)
-
-
-@dataclass(frozen=True, slots=True)
-class Add(Binary):
-    """a + b."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sub(Binary):
-    """a - b."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mul(Binary):
-    """a * b."""
-
-
-@dataclass(frozen=True, slots=True)
-class Div(Binary):
-    """a / b of floats."""
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        require(inputs[0].dtype.is_float, f"div takes floats, not {inputs[0]}; see floor_div")
-        return (TensorType(_broadcast(*inputs), same_dtype(*inputs)),)
-
-
-@dataclass(frozen=True, slots=True)
-class FloorDiv(Binary):
-    """floor(a / b)."""
-
-
-@dataclass(frozen=True, slots=True)
-class TruncDiv(Binary):
-    """trunc(a / b)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fmod(Binary):
-    """Remainder with the sign of a."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remainder(Binary):
-    """Remainder with the sign of b."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pow(Binary):
-    """a to the b."""
-
-
-@dataclass(frozen=True, slots=True)
-class Atan2(Binary):
-    """Angle of the point (b, a)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Maximum(Binary):
-    """The larger; nan if either is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Minimum(Binary):
-    """The smaller; nan if either is."""
-
-
-@dataclass(frozen=True, slots=True)
-class BitwiseAnd(Bitwise):
-    """Bits set in both."""
-
-
-@dataclass(frozen=True, slots=True)
-class BitwiseOr(Bitwise):
-    """Bits set in either."""
-
-
-@dataclass(frozen=True, slots=True)
-class BitwiseXor(Bitwise):
-    """Bits set in one of the two."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShiftLeft(Bitwise):
-    """a shifted left by b bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShiftRight(Bitwise):
-    """a shifted right by b bits, sign kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Equal(Compare):
-    """a == b."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotEqual(Compare):
-    """a != b."""
-
-
-@dataclass(frozen=True, slots=True)
-class Less(Compare):
-    """a < b."""
-
-
-@dataclass(frozen=True, slots=True)
-class LessEqual(Compare):
-    """a <= b."""
-
-
-@dataclass(frozen=True, slots=True)
-class Greater(Compare):
-    """a > b."""
-
-
-@dataclass(frozen=True, slots=True)
-class GreaterEqual(Compare):
-    """a >= b."""
-
-
-@dataclass(frozen=True, slots=True)
-class Where(Op):
-    """a where the condition holds, else b; all three broadcast."""
-
-    arity: ClassVar[tuple[int, int]] = (3, 3)
-
-    def _infer(self, *inputs: TensorType) -> Types:
-        condition, first, second = inputs
-        require(condition.dtype is DType.BOOL, f"where takes a bool condition, not {condition}")
-        return (TensorType(_broadcast(*inputs), same_dtype(first, second)),)
+from optc.ir.ops.binary import (
+    Add,
+    Atan2,
+    Binary,
+    Bitwise,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    Compare,
+    Div,
+    Equal,
+    FloorDiv,
+    Fmod,
+    Greater,
+    GreaterEqual,
+    Less,
+    LessEqual,
+    Maximum,
+    Minimum,
+    Mul,
+    NotEqual,
+    Pow,
+    Remainder,
+    ShiftLeft,
+    ShiftRight,
+    Sub,
+    TruncDiv,
+    Where,
+)
+from optc.ir.ops.unary import (
+    Abs,
+    Acos,
+    Acosh,
+    Asin,
+    Asinh,
+    Atan,
+    Atanh,
+    BitwiseNot,
+    Cast,
+    Ceil,
+    Clamp,
+    Cos,
+    Cosh,
+    Elu,
+    Erf,
+    Exp,
+    Expm1,
+    FloatUnary,
+    Floor,
+    Gelu,
+    HardSigmoid,
+    HardSwish,
+    IsInf,
+    IsNan,
+    LeakyRelu,
+    Log,
+    Log1p,
+    Log2,
+    Log10,
+    LogicalNot,
+    Neg,
+    Predicate,
+    Reciprocal,
+    Relu,
+    Round,
+    Rsqrt,
+    Sigmoid,
+    Sign,
+    Silu,
+    Sin,
+    Sinh,
+    Softplus,
+    Sqrt,
+    Tan,
+    Tanh,
+    Trunc,
+    Unary,
+)
+
+__all__ = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Add",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atan2",
+    "Atanh",
+    "Binary",
+    "Bitwise",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Cast",
+    "Ceil",
+    "Clamp",
+    "Compare",
+    "Cos",
+    "Cosh",
+    "Div",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Expm1",
+    "FloatUnary",
+    "Floor",
+    "FloorDiv",
+    "Fmod",
+    "Gelu",
+    "Greater",
+    "GreaterEqual",
+    "HardSigmoid",
+    "HardSwish",
+    "IsInf",
+    "IsNan",
+    "LeakyRelu",
+    "Less",
+    "LessEqual",
+    "Log",
+    "Log1p",
+    "Log2",
+    "Log10",
+    "LogicalNot",
+    "Maximum",
+    "Minimum",
+    "Mul",
+    "Neg",
+    "NotEqual",
+    "Pow",
+    "Predicate",
+    "Reciprocal",
+    "Relu",
+    "Remainder",
+    "Round",
+    "Rsqrt",
+    "ShiftLeft",
+    "ShiftRight",
+    "Sigmoid",
+    "Sign",
+    "Silu",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Sqrt",
+    "Sub",
+    "Tan",
+    "Tanh",
+    "Trunc",
+    "TruncDiv",
+    "Unary",
+    "Where",
+]

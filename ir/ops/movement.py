@@ -80,7 +80,9 @@ class Slice(Op):
 
     def _infer(self, *inputs: TensorType) -> Types:
         bounds = (self.starts, self.stops, self.steps)
-        require(all(len(b) == inputs[0].rank for b in bounds), f"slice needs {inputs[0].rank} bounds")
+        require(
+            all(len(b) == inputs[0].rank for b in bounds), f"slice needs {inputs[0].rank} bounds"
+        )
         rows = list(zip(inputs[0].shape, *bounds, strict=True))
         fits = all(0 <= start <= stop <= dim and step > 0 for dim, start, stop, step in rows)
         require(fits, f"slice {bounds} is outside {inputs[0]}")
@@ -115,7 +117,9 @@ class Pad(Op):
         for dim, low, high in zip(shape, self.low, self.high, strict=True):
             limit = {PadMode.REFLECT: dim - 1, PadMode.CIRCULAR: dim}.get(self.mode)
             fits = limit is None or max(low, high) <= max(limit, 0)
-            require(fits, f"{self.mode.value} padding {max(low, high)} is too wide for extent {dim}")
+            require(
+                fits, f"{self.mode.value} padding {max(low, high)} is too wide for extent {dim}"
+            )
         new = [low + dim + high for dim, low, high in zip(shape, self.low, self.high, strict=True)]
         return (inputs[0].with_shape(new),)
 
@@ -210,7 +214,9 @@ class GatherNd(Op):
     def _infer(self, *inputs: TensorType) -> Types:
         data, indices = inputs
         _integers(indices)
-        require(indices.rank >= 1 and indices.shape[-1] <= data.rank, f"{indices} cannot index {data}")
+        require(
+            indices.rank >= 1 and indices.shape[-1] <= data.rank, f"{indices} cannot index {data}"
+        )
         return (data.with_shape(indices.shape[:-1] + data.shape[indices.shape[-1] :]),)
 
 
@@ -225,7 +231,9 @@ class ScatterNd(Op):
         data, indices, updates = inputs
         _integers(indices)
         same_dtype(data, updates)
-        require(indices.rank >= 1 and indices.shape[-1] <= data.rank, f"{indices} cannot index {data}")
+        require(
+            indices.rank >= 1 and indices.shape[-1] <= data.rank, f"{indices} cannot index {data}"
+        )
         wanted = indices.shape[:-1] + data.shape[indices.shape[-1] :]
         require(updates.shape == wanted, f"scatter_nd updates are {wanted}, not {updates}")
         return (data,)

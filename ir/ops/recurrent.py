@@ -10,7 +10,9 @@ from optc.ir.types import TensorType
 
 
 def _check(gates: int, x: TensorType, hidden: TensorType, weights: tuple[TensorType, ...]) -> None:
-    require(x.rank == 3 and hidden.rank == 2, f"recurrent layers take [T, B, I] and [B, H], not {x}")
+    require(
+        x.rank == 3 and hidden.rank == 2, f"recurrent layers take [T, B, I] and [B, H], not {x}"
+    )
     size, rows = hidden.shape[1], gates * hidden.shape[1]
     wanted = ((rows, x.shape[2]), (rows, size), (rows,), (rows,))
     for weight, shape in zip(weights, wanted, strict=True):

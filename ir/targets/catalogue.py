@@ -40,7 +40,17 @@ def _x86(
     fma = "fma" in features
     triple = "x86_64-linux-gnu"
     return Target(
-        name, Arch.X86_64, triple, cpu, features, bits, registers, cores, caches, fma, description=text
+        name,
+        Arch.X86_64,
+        triple,
+        cpu,
+        features,
+        bits,
+        registers,
+        cores,
+        caches,
+        fma,
+        description=text,
     )
 
 
@@ -67,7 +77,16 @@ def _cuda(arch: int, name: str, l2: int, memory: int) -> Target:
     text = f"NVIDIA GPU of compute capability {arch // 10}.{arch % 10} ({name})"
     triple = "x86_64-linux-gnu"
     return Target(
-        f"cuda-sm_{arch}", Arch.CUDA, triple, f"sm_{arch}", (), 128, 255, 1, spaces, description=text
+        f"cuda-sm_{arch}",
+        Arch.CUDA,
+        triple,
+        f"sm_{arch}",
+        (),
+        128,
+        255,
+        1,
+        spaces,
+        description=text,
     )
 
 
@@ -123,5 +142,7 @@ def find_target(name: str) -> Target:
         target = TARGETS[key]
     cores = re.fullmatch(r"cores=([1-9]\d*)", options)
     if options and cores is None:
-        raise error("E0141", f"target option {options!r} is not known", help=f"--target {base}:cores=4")
+        raise error(
+            "E0141", f"target option {options!r} is not known", help=f"--target {base}:cores=4"
+        )
     return replace(target, cores=int(cores.group(1))) if cores else target

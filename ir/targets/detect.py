@@ -72,7 +72,10 @@ def _caches() -> tuple[MemorySpace, ...]:
     spaces: dict[str, int] = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
-            level, kind = (index / "level").read_text().strip(), (index / "type").read_text().strip()
+            level, kind = (
+                (index / "level").read_text().strip(),
+                (index / "type").read_text().strip(),
+            )
             size = re.fullmatch(r"(\d+)([KM])", (index / "size").read_text().strip())
         except OSError:
             continue

@@ -43,7 +43,9 @@ class Fuse(Pass):
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """Fuse every graph."""
-        return module.with_graphs(tuple(_fuse(graph, ctx, self.max_nodes) for graph in module.graphs))
+        return module.with_graphs(
+            tuple(_fuse(graph, ctx, self.max_nodes) for graph in module.graphs)
+        )
 
 
 def _fuse(graph: Graph, ctx: PassContext, max_nodes: int) -> Graph:

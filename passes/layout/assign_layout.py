@@ -22,7 +22,7 @@ class AssignLayout(Pass):
     """Run convolutions and what surrounds them with channels last."""
 
     name = "assign-layout"
-    effect = Effect.EXACT
+    effect = Effect.ROUNDING  # sums over pixels run in another order
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """Rewrite the graphs that have convolutions with channels first."""
@@ -62,7 +62,9 @@ class Layout:
         self.builder = Builder(graph.name)
         self.builder.inputs = list(graph.inputs)
         self.builder.constants = dict(graph.constants)
-        self._first: dict[Value, Value] = {value: value for value in (*graph.inputs, *graph.constants)}
+        self._first: dict[Value, Value] = {
+            value: value for value in (*graph.inputs, *graph.constants)
+        }
         self._last: dict[Value, Value] = {}
 
     def add(self, node: Node) -> None:
@@ -96,7 +98,9 @@ class Layout:
         if value not in self._last:
             shape = tuple(value.shape[axis] for axis in to_last(value.type.rank))
             # One channel, or one pixel: the elements are in this order already.
-            moves = [extent for extent in shape if extent != 1] != [e for e in value.shape if e != 1]
+            moves = [extent for extent in shape if extent != 1] != [
+                e for e in value.shape if e != 1
+            ]
             op = Transpose(perm=to_last(value.type.rank)) if moves else Reshape(shape=shape)
             self._last[value] = self.builder.emit(op, self.first(value), hint=value.hint)
         return self._last[value]
