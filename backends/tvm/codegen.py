@@ -28,16 +28,19 @@ from optc.backends.tvm.workspace import to_workspace
 from optc.ir.targets.target import Target
 
 PARALLEL_LAUNCH = "__TVMBackendParallelLaunch"
+_MATH = (
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "copysign", "cos", "cosh",
+    "erf", "exp", "exp2", "expm1", "floor", "fma", "fmax", "fmin", "fmod", "hypot", "ldexp", "log",
+    "log10", "log1p", "log2", "nearbyint", "nextafter", "pow", "rint", "round", "roundeven", "sin",
+    "sinh", "sqrt", "tan", "tanh", "trunc",
+)  # fmt: skip
 # What C's libraries give on every target: libm is linked, the others come with the compiler.
-_LIBRARY = frozenset(
-    name + suffix
-    for name in (
-        "acos acosh asin asinh atan atan2 atanh ceil cos cosh erf exp exp2 expm1 floor fma fmax fmin"
-        " fmod log log10 log1p log2 nearbyint pow rint round roundeven sin sinh sqrt tan tanh trunc"
-        " ldexp hypot nextafter copysign"
-    ).split()
-    for suffix in ("", "f")
-) | {"memcpy", "memmove", "memset", "bzero"}
+_LIBRARY = frozenset(name + suffix for name in _MATH for suffix in ("", "f")) | {
+    "memcpy",
+    "memmove",
+    "memset",
+    "bzero",
+}
 
 
 class CodegenError(Exception):
@@ -46,7 +49,7 @@ class CodegenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ObjectCode:
-    """A relocatable object, and workspace bytes each function wants as its last parameter (0: none)."""
+    """A relocatable object, and the bytes of workspace each function wants, 0 for none."""
 
     data: bytes
     workspace: dict[str, int]
@@ -137,5 +140,7 @@ def _checked(data: bytes, functions: Sequence[PrimFunc]) -> bytes:
     unknown = {name for name in unknown if not name.startswith("__")}
     if unknown:
         names = ", ".join(map(_symbol, functions))
-        raise CodegenError(f"{names} needs {', '.join(sorted(unknown))}, which no artifact provides")
+        raise CodegenError(
+            f"{names} needs {', '.join(sorted(unknown))}, which no artifact provides"
+        )
     return data

@@ -1,7 +1,7 @@
 """Flattens buffers and simplifies indices, loop bounds and conditions. Floats stay as written.
 
-TVM's own flattening simplifies every index, which takes longer than LLVM; its simplifier cancels (x + c) - c, folds x != x, and copies every named float to where it is used,
-which makes long expressions exponentially longer.
+TVM's own flattening takes longer than LLVM does. Its simplifier cancels (x + c) - c, folds x != x,
+and copies every named float to where it is used: long expressions become exponentially longer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ def simplify_indices(function: PrimFunc) -> PrimFunc:
     """The function over flat buffers; divisions in indices, and guards, resolved by loop ranges."""
     simplifier = _Simplifier()
     parameters = [simplifier.flat(buffer) for buffer in function.params]
-    return PrimFunc(
-        parameters, simplifier.run(function.body), function.ret_type, function.attrs
-    )
+    return PrimFunc(parameters, simplifier.run(function.body), function.ret_type, function.attrs)
 
 
 class _Simplifier:

@@ -53,7 +53,7 @@ def build(job: Job, target: Target) -> Kernel:
 
 
 def symbol_of(job: Job, target: Target, choice: str) -> str:
-    """A C name: what the task does for people, a digest of all that shapes the kernel for linkers."""
+    """A C name: what the task does, for people, and a digest of all that shapes the kernel."""
     machine = replace(target, dtypes=frozenset())  # a set's order changes from process to process
     key = f"{graph_digest(job.body)} {sorted(job.constants)} {machine!r} {choice}"
     name = re.sub(r"\W", "_", job.body.name)[:60]

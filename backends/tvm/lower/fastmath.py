@@ -1,4 +1,4 @@
-"""Elementary functions of f32 in additions and multiplications, so that they run in vector registers.
+"""Elementary functions of f32 by additions and multiplications: they run in vector registers.
 
 C's library has no vector forms that an artifact could rely on. Methods are the textbook ones: the
 argument is reduced exactly (Cody and Waite 1980, in two or three parts of the constant), a
@@ -213,7 +213,9 @@ def asinh(x: Expr) -> Expr:
     """Inverse hyperbolic sine, within 4 ulp."""
 
     def signed(t: Expr) -> Expr:
-        small = let(below(t, 1e9), lambda y: log1p(y + y * y / (f32(1.0) + tirx.sqrt(y * y + f32(1)))))
+        small = let(
+            below(t, 1e9), lambda y: log1p(y + y * y / (f32(1.0) + tirx.sqrt(y * y + f32(1))))
+        )
         return with_sign(tirx.Select(t < f32(1e9), small, log(t) + f32(_LN2)), x)
 
     return let(absolute(x), signed)

@@ -68,7 +68,7 @@ def is_negative(x: Expr) -> Expr:
 
 
 def opaque(x: Expr) -> Expr:
-    """x, behind two conversions that cost nothing: TVM would cancel (x + c) - c, rounding and all."""
+    """x behind conversions that cost nothing: else TVM cancels (x + c) - c, rounding and all."""
     return tirx.reinterpret("float32", tirx.reinterpret("int32", x))
 
 

@@ -1,4 +1,4 @@
-"""How a computation walks through memory: strides of its loads, found by analysis of its indices."""
+"""How a computation walks through memory: strides of its loads, found from its indices."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Products of two activations: batches of matrices, or a right side that is no constant.
 
-Work items are (batch, panel of columns). The right side's panel is copied once per item into scratch
-memory, transposed where that is how it is stored, then all rows run over it with register tiles. A
-right side whose rows are contiguous is read where it lies.
+Work items are (batch, panel of columns). The right side's panel is copied once per item into
+scratch memory, transposed where that is how it is stored, then all rows run over it with register
+tiles. A right side whose rows are contiguous is read where it lies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
-from optc.backends.tvm.templates.loops import FORK_CYCLES, Code, as_index
+from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.nest import space_of, unravel
 from optc.backends.tvm.templates.places import Coordinate, Lane
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
@@ -24,6 +24,7 @@ from optc.backends.tvm.templates.product import Operand, Product, left_operand
 from optc.backends.tvm.templates.tile import (
     Tile,
     accumulate,
+    broadcasts_lanes,
     drain,
     register_rows,
     tile_cycles,
@@ -107,7 +108,7 @@ class BatchMatMulPlan:
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over batches, panels and parts of rows."""
         if not isinstance(knobs, BatchMatMulKnobs):
-            raise ValueError(f"batch_matmul does not know {knobs!r}")
+            raise TypeError(f"batch_matmul does not know {knobs!r}")
         return _Emission(self, knobs).run(symbol)
 
 
@@ -116,6 +117,8 @@ class _Emission:
         self.plan, self.knobs, self.product = plan, knobs, plan.product
         self.target = plan.task.problem.target
         self.lanes = self.target.lanes(self.product.dtype)
+        self.by_lanes = broadcasts_lanes(self.target)
+        self.unroll = self.lanes if self.by_lanes else _UNROLL
         self.width = knobs.vectors * self.lanes
         self.io: FusedEmitter = plan.task.emitter()
         self.code = Code()
@@ -166,8 +169,8 @@ class _Emission:
         code, product = self.code, self.product
         dtype = tvm_dtype(product.dtype)
         sums = accumulate(
-            code, tile, product.k, _UNROLL, lambda r, k: left(at, row + r, k), right, dtype,
-            padded=padded,
+            code, tile, product.k, self.unroll, lambda r, k: left(at, row + r, k), right, dtype,
+            padded, self.by_lanes,
         )  # fmt: skip
 
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:
@@ -192,9 +195,9 @@ class _Emission:
 
         space = space_of([product.k, columns], element)
         contiguous = all(strides[-1] == 1 for strides in space.strides)
-        if not product.transposed and space.operations == 0 and contiguous and len(space.strides):
-            if value.type.dtype is product.dtype:
-                return lambda k, column: element(None, [k, column]), False
+        plain = space.operations == 0 and value.type.dtype is product.dtype
+        if not product.transposed and plain and contiguous and space.strides:
+            return lambda k, column: element(None, [k, column]), False
         width = Tile(1, columns, self.lanes).width
         dtype = tvm_dtype(product.dtype)
         large = product.k * width * product.dtype.bits // 8 > _STACK_PANEL

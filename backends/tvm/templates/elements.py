@@ -50,8 +50,9 @@ def parameter(type: TensorType, name: str) -> Buffer:
 def tensors_of(body: Graph, cut: Iterable[Value] = ()) -> dict[Value, te.Tensor]:
     """Every value of the body as a TE tensor; inputs and `cut` values are placeholders.
 
-    Nodes all of whose outputs are cut are not lowered; `unrounded` gives their placeholder. Constants of a body are splats: an array
-    of weights reaches a task as an input. Raises what `lower_node` raises.
+    Nodes all of whose outputs are cut are not lowered; `unrounded` gives their placeholder.
+    Constants of a body are splats: an array of weights reaches a task as an input. Raises what
+    `lower_node` raises.
     """
     cuts = set(cut)
     tensors = {value: placeholder(value, f"in{i}") for i, value in enumerate(body.inputs)}

@@ -49,7 +49,7 @@ class StageEmission:
                 self._outputs.setdefault(key_of(tensor), buffer)
 
     def target_of(self, tensor: te.Tensor, rank: int = 0) -> Buffer:
-        """The output that a tensor is stored in, or scratch memory without its `rank` first axes."""
+        """The output a tensor is stored in, or scratch memory without its `rank` first axes."""
         if key_of(tensor) in self._outputs:
             return self._outputs[key_of(tensor)]
         shape = [int(extent) for extent in tensor.shape[rank:]]

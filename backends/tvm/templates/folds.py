@@ -1,7 +1,7 @@
 """Loops of a reduction: `out[spatial] = fold over reduced axes of source`, for any TE reducer.
 
-Folding runs in many vector accumulators, so that no addition waits for the one before it (float
-sums are thus pairwise-like, and more accurate than a running sum). Two forms:
+Folding runs in many vector accumulators: no addition waits for the one before it, and float sums
+are more exact than a running sum. Two forms:
 
 - across: neighbours in memory are different results; each lane folds its own.
 - along: neighbours in memory belong to one result; lanes fold parts of it and are joined at the end.
@@ -219,7 +219,7 @@ class _FoldNest:
     ) -> list[Expr]:
         if not lengths:  # all reduced extents are 1: the only element is the result
             return self.source(self.code, self.space.index(list(values)))
-        code, (*outer, inner) = self.code, lengths
+        code, inner = self.code, lengths[-1]
         lanes = min(self.lanes, 1 << (inner.bit_length() - 1)) if inner else 1
         groups = max(n for n in (1, 2, 4) if n == 1 or n * lanes <= inner)
         sums = [code.scratch("folded", (groups * lanes,), dtype) for dtype in self.fold.dtypes]
@@ -232,6 +232,22 @@ class _FoldNest:
             now = [buffer[where] for buffer in sums]
             self._write(sums, where, self.fold.join(now, self.source(code, index)))
 
+        self._steps_along(lengths, lanes, groups, step)
+        for group in range(1, groups):
+            with code.vector("lane", lanes) as lane:
+                other = [buffer[group * lanes + lane] for buffer in sums]
+                self._write(sums, lane + 0, self.fold.join([b[lane] for b in sums], other))
+        return self._across_lanes(sums, lanes)
+
+    def _steps_along(
+        self,
+        lengths: Sequence[int],
+        lanes: int,
+        groups: int,
+        step: Callable[[Expr | int, Sequence[Expr], Expr], None],
+    ) -> None:
+        """`step(element, outer indices, accumulator)` over all elements of a result."""
+        code, (*outer, inner) = self.code, lengths
         with nested(code, outer) as rest:
             blocks, left = divmod(inner, groups * lanes)
             if blocks:
@@ -247,11 +263,6 @@ class _FoldNest:
             for start, size in pieces(inner, lanes):
                 with code.vector("lane", size) as lane:
                     step(start + lane, rest, lane + 0)
-        for group in range(1, groups):
-            with code.vector("lane", lanes) as lane:
-                other = [buffer[group * lanes + lane] for buffer in sums]
-                self._write(sums, lane + 0, self.fold.join([b[lane] for b in sums], other))
-        return self._across_lanes(sums, lanes)
 
     def _across_lanes(self, sums: Sequence[Buffer], lanes: int) -> list[Expr]:
         """Join the first `lanes` values pairwise.

@@ -112,7 +112,7 @@ class FusedEmitter:
         return Elements(self._sources, code).at(self.task.tensors[value], index)
 
     def store(self, code: Code, index: Coordinates, value: Expr) -> None:
-        """The anchor's element at `index` is `value`, of its dtype or wider: finish and write it."""
+        """The anchor's element at `index` is `value`: finish and write it."""
         task, result = self.task, self.task.anchor.output
         body = task.problem.body
         after = places(body, result, index, task.tensors)

@@ -21,13 +21,18 @@ from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
-from optc.backends.tvm.templates.loops import Code, as_index
-from optc.backends.tvm.templates.places import Coordinate, Lane, plain, reshape
+from optc.backends.tvm.templates.loops import Code
+from optc.backends.tvm.templates.places import Coordinate, Lane
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.product import Operand, Product, left_operand
-from optc.backends.tvm.templates.tile import Tile, accumulate, drain, register_rows, tile_cycles
-from optc.ir.dtype import DType
-from optc.ir.graph import Node, Value
+from optc.backends.tvm.templates.tile import (
+    Tile,
+    accumulate,
+    broadcasts_lanes,
+    drain,
+    register_rows,
+    tile_cycles,
+)
 from optc.ir.ops import Linear, MatMul
 from optc.ir.types import TensorType
 
@@ -113,6 +118,7 @@ class GemmPlan:
         """Tile shapes, the fewest estimated cycles first."""
         target = self.task.problem.target
         lanes = target.lanes(self.product.dtype)
+        unroll = lanes if broadcasts_lanes(target) else _UNROLL
         found = []
         for vectors in range(1, min(_MOST_VECTORS, -(-self.product.n // lanes)) + 1):
             most = register_rows(target, vectors)
@@ -120,7 +126,7 @@ class GemmPlan:
             tiles = -(-self.product.m // most)
             for count in (tiles, tiles + 1):
                 rows = -(-self.product.m // count)
-                found.append(GemmKnobs(rows, vectors, _UNROLL))
+                found.append(GemmKnobs(rows, vectors, unroll))
         return sorted(dict.fromkeys(found), key=self.cycles)
 
     def cycles(self, knobs: GemmKnobs) -> float:
@@ -137,7 +143,7 @@ class GemmPlan:
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over tiles."""
         if not isinstance(knobs, GemmKnobs):
-            raise ValueError(f"gemm does not know {knobs!r}")
+            raise TypeError(f"gemm does not know {knobs!r}")
         return _Emission(self, knobs).run(symbol)
 
 
@@ -182,7 +188,7 @@ class _Emission:
 
         sums = accumulate(
             code, tile, product.k, self.knobs.unroll, lambda r, k: left((), row + r, k), right,
-            tvm_dtype(product.dtype),
+            tvm_dtype(product.dtype), by_lanes=broadcasts_lanes(self.target),
         )  # fmt: skip
 
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:

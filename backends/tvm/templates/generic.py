@@ -1,7 +1,7 @@
 """Any task that has a lowering: one loop nest per stage. The template that never says no.
 
-Stages are what must be stored (`stages.py`): elements run vectorised and shared among threads, folds
-in vector accumulators, hand-written loops as they are.
+Stages are what must be stored (`stages.py`): elements run vectorised and shared among threads,
+folds in vector accumulators, hand-written loops as they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Loop nests over an iteration space: which axes are merged or split, shared among threads, vectors.
+"""Loop nests over an iteration space: axes merged or split, shared among threads, in vectors.
 
 Axes that walk through memory as one are merged, axes that indices divide are split, so that a nest
 has few, long loops with constant strides. Vector loops have a remainder of smaller vectors, never a
@@ -81,14 +81,18 @@ def space_of(extents: Sequence[int], point: Point, keep: int | None = None) -> S
     loops = [Loop(extent, axis) for axis, extent in enumerate(extents) if extent != 1]
     while True:
         space = Space(len(extents), tuple(loops), (), 0)
-        axes = axes_of([loop.extent for loop in loops])
-        seen = walk(axes, lambda code: point(code, space.index([a.var for a in axes])))
+        seen = _walked(space, point)
         if not seen.splits:
             return _merged(space, seen, keep)
         for place in sorted(seen.splits, reverse=True):
             loop, by = loops[place], seen.splits[place]
             outer = Loop(loop.extent // by, loop.axis, loop.step * by)
             loops[place : place + 1] = [outer, Loop(by, loop.axis, loop.step)]
+
+
+def _walked(space: Space, point: Point) -> Walk:
+    axes = axes_of([loop.extent for loop in space.loops])
+    return walk(axes, lambda code: point(code, space.index([axis.var for axis in axes])))
 
 
 def _merged(space: Space, seen: Walk, keep: int | None) -> Space:
@@ -100,11 +104,11 @@ def _merged(space: Space, seen: Walk, keep: int | None) -> Space:
         here = [access.strides[place] for access in seen.accesses]
         split = sum(other.axis == loop.axis for other in space.loops) > 1
         stuck = place in seen.fixed or split
-        if loops and not stuck and not fixed[-1] and not _crosses(loops[-1], loop, keep):
-            if all(a == b * loop.extent for a, b in zip(strides[-1], here, strict=True)):
-                loops[-1] = Loop(loops[-1].extent * loop.extent, loop.axis, loop.step)
-                strides[-1] = here
-                continue
+        free = loops and not stuck and not fixed[-1] and not _crosses(loops[-1], loop, keep)
+        if free and all(a == b * loop.extent for a, b in zip(strides[-1], here, strict=True)):
+            loops[-1] = Loop(loops[-1].extent * loop.extent, loop.axis, loop.step)
+            strides[-1] = here
+            continue
         loops.append(loop)
         strides.append(here)
         fixed.append(stuck)

@@ -1,8 +1,8 @@
 """The agreement between templates and the rest: what a template is asked and what it answers.
 
-A template is an object with a `name`, a `version` and `match(problem) -> Plan | Miss`. Matching only
-looks; the plan then lists candidate knobs, best guess first, and emits a TIR function for any of
-them. Templates stand in an explicit ordered list in `templates/__init__.py`; the first plan wins.
+A template is an object with a `name`, a `version` and `match(problem) -> Plan | Miss`. Matching
+only looks; the plan then lists candidate knobs, best guess first, and emits a TIR function for any
+of them. Templates stand in an ordered list in `templates/__init__.py`; the first plan wins.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Plan(Protocol):
         ...
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
-        """The function named `symbol`; raises ValueError for knobs of another template."""
+        """The function named `symbol`; raises TypeError for knobs of another template."""
         ...
 
 

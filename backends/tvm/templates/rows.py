@@ -23,6 +23,7 @@ from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.nest import unravel
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, NoKnobs, Plan, Problem
 
+_LONGEST = 1 << 16  # elements of a row above which idle threads are missed
 _SHORTEST = 8  # elements of a row below which lanes along it stay empty
 _CYCLES_PER_ELEMENT = 0.5  # of all stages of a row together, roughly
 
@@ -40,26 +41,18 @@ class Rows:
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes tasks with a fold over trailing axes, all of whose stages have the same rows."""
-        try:
-            stages = StageEmission(problem).stages
-        except NotImplementedError as missing:
-            return Miss(str(missing))
-        if any(not isinstance(op, te.ComputeOp) for op in stages):
-            return Miss("a stage is hand-written loops, or an input")
-        if not any(op.reduce_axis for op in stages):
-            return Miss("nothing is folded")
+        stages = StageEmission(problem).stages
+        reason = _reason_against(stages)
+        if reason:
+            return Miss(reason)
         rank = _common_axes(stages)
-        if not rank:
-            return Miss("stages have no leading axes in common")
-        extents = [int(axis.dom.extent) for axis in stages[0].axis[:rank]]
-        length = max(_elements(op) for op in stages) // math.prod(extents) if 0 not in extents else 0
-        if length < _SHORTEST:
-            return Miss(f"rows of {length} elements are short")
-        plan = RowsPlan(problem, tuple(extents), length)
-        if plan.rows < problem.target.cores and length > 1 << 16:
+        extents = tuple(int(axis.dom.extent) for axis in stages[0].axis[:rank])
+        elements = max(_elements(op) for op in stages)
+        plan = RowsPlan(problem, extents, elements // max(1, math.prod(extents)))
+        if plan.length < _SHORTEST:
+            return Miss(f"rows of {plan.length} elements are short")
+        if plan.rows < problem.target.cores and plan.length > _LONGEST:
             return Miss(f"{plan.rows} rows are too few for the threads")
-        if any(op.reduce_axis and _elements(op) > _source_elements(op) for op in stages):
-            return Miss("elements are read by several rows")
         try:
             plan.emit("probe", NoKnobs())
         except _NotInRow as problem_found:
@@ -101,6 +94,18 @@ class RowsPlan:
                 for tensor, target in zip(results, targets, strict=True):
                     _place(emission, tensor, target, prefix)
         return Emitted(emission.finish(symbol))
+
+
+def _reason_against(stages: Sequence[Operation]) -> str:
+    if any(not isinstance(op, te.ComputeOp) for op in stages):
+        return "a stage is hand-written loops, or an input"
+    if not any(op.reduce_axis for op in stages):
+        return "nothing is folded"
+    if not _common_axes(stages):
+        return "stages have no leading axes in common"
+    if any(op.reduce_axis and _elements(op) > _source_elements(op) for op in stages):
+        return "elements are read by several rows"
+    return ""
 
 
 def _common_axes(stages: Sequence[Operation]) -> int:

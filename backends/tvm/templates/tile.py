@@ -6,7 +6,7 @@ of weights, broadcasts `rows` elements of the left side, and does rows * vectors
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -15,10 +15,11 @@ from tvm.tirx import Buffer
 
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.places import Coordinate, Lane
-from optc.ir.targets.target import Target
+from optc.ir.targets.target import Arch, Target
 
 # Epilogues of more operations per element run as a loop over rows: unrolled they would swell code.
 _UNROLLED_EPILOGUE = 4
+_BUSY_SUMS = 8  # additions in flight that keep two units busy for four cycles
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +50,41 @@ class Tile:
                 at, left = at + lanes, left - lanes
 
 
+def broadcasts_lanes(target: Target) -> bool:
+    """Whether rows' elements are best loaded as vectors along K, and broadcast from their lanes.
+
+    ARM multiplies by a lane. x86 before AVX has no broadcast from memory, but shuffles a register.
+    """
+    return target.arch in (Arch.AARCH64, Arch.ARMV7) or not target.fma
+
+
 def register_rows(target: Target, vectors: int) -> int:
-    """The most rows of a tile that leave room for the vectors of weights and a broadcast.
+    """The most rows of a tile that leave room for the vectors of weights and rows' elements.
 
     Without a fused multiply-add the product takes one register more.
     """
-    free = target.vector_registers - vectors - (1 if target.fma else 2)
-    return max(1, free // vectors)
+    free = target.vector_registers - vectors - (0 if target.fma else 1)
+    if broadcasts_lanes(target):
+        return max(1, free // (vectors + 1))
+    return max(1, (free - 1) // vectors)
 
 
 def tile_cycles(rows: float, vectors: float, steps: int) -> float:
     """Estimated cycles of one tile: two multiply-adds and two loads start per cycle.
 
-    A sum that is added to every cycle waits for its last addition, four cycles. Starting and
-    finishing a tile costs some dozens of cycles.
+    A sum that is added to every cycle waits for its last addition, four cycles; small tiles keep
+    several sums. Starting and finishing a tile costs some dozens of cycles.
     """
-    step = max(rows * vectors / 2, (rows + vectors) / 2, 4.0)
+    step = max(rows * vectors / 2, (rows + vectors) / 2, 4.0 / _ways(rows * vectors, steps))
     return step * steps + 3 * rows * vectors + 40
+
+
+def _ways(sums: float, steps: int) -> int:
+    """Sums to keep for each result, so that additions need not wait: two units, four cycles."""
+    ways = 1
+    while sums * ways * 2 <= _BUSY_SUMS and steps >= 8 * ways:
+        ways *= 2
+    return ways
 
 
 def accumulate(
@@ -76,41 +95,80 @@ def accumulate(
     left: Callable[[int, Expr], Expr],
     right: Callable[[Expr, Expr], Expr],
     dtype: str = "float32",
-    start: Callable[[Expr], Expr] | None = None,
     padded: bool = True,
+    by_lanes: bool = False,
 ) -> Buffer:
     """Sums over 0 <= k < extent of left(row, k) * right(k, column), in registers.
 
-    `start(column)` gives the first value of a column (a bias); zero without it. `right` may be
-    asked for columns beyond the last if it is `padded`. Answers with the tile's sums, shape (rows,
-    width): every index into them must be constant after unrolling.
+    `right` may be asked for columns beyond the last if it is `padded`. `by_lanes`: load `unroll`
+    elements of a row at once. Answers with the tile's sums, shape (rows, width): every index into
+    them must be constant after unrolling.
     """
-    vectors = [(v * tile.lanes, tile.lanes) for v in range(tile.vectors)]
-    vectors = vectors if padded else list(tile.pieces())
-    sums = code.scratch("sums", (tile.rows, tile.width), dtype)
+    return _Accumulation(code, tile, left, right, dtype, padded, by_lanes).run(extent, unroll)
 
-    def each(body: Callable[[int, Expr], None]) -> None:
+
+@dataclass
+class _Accumulation:
+    code: Code
+    tile: Tile
+    left: Callable[[int, Expr], Expr]
+    right: Callable[[Expr, Expr], Expr]
+    dtype: str
+    padded: bool
+    by_lanes: bool
+
+    def run(self, extent: int, unroll: int) -> Buffer:
+        """Emit the loop."""
+        code, tile = self.code, self.tile
+        ways = _ways(tile.rows * tile.vectors, extent)
+        unroll = max(unroll, ways)
+        shape = (tile.rows, tile.width)
+        sums = [code.scratch("sums", shape, self.dtype) for _ in range(ways)]
+        zero = tirx.const(0, self.dtype)
+        for each in sums:
+            self._each(lambda at, each=each: code.store(each, at, zero))
+        blocks, rest = divmod(extent, unroll)
+        if blocks:
+            with code.loop("k", blocks) as k:
+                elements = self._elements(k * unroll, unroll)
+                for i in range(unroll):
+                    self._step(sums[i % ways], k * unroll + i, elements(i))
+        for i in range(rest):
+            k = as_index(blocks * unroll + i)
+            self._step(sums[i % ways], k, [self.left(row, k) for row in range(tile.rows)])
+        for other in sums[1:]:
+            self._each(lambda at, other=other: code.store(sums[0], at, sums[0][at] + other[at]))
+        return sums[0]
+
+    def _each(self, body: Callable[[tuple[int, Expr]], None]) -> None:
+        """`body((row, column))` for each vector of results."""
+        tile = self.tile
+        vectors = [(v * tile.lanes, tile.lanes) for v in range(tile.vectors)]
         for row in range(tile.rows):
-            for first, lanes in vectors:
-                with code.vector("lane", lanes) as lane:
-                    body(row, first + lane)
+            for first, lanes in vectors if self.padded else tile.pieces():
+                with self.code.vector("lane", lanes) as lane:
+                    body((row, first + lane))
 
-    def clear(row: int, column: Expr) -> None:
-        code.store(sums, (row, column), start(column) if start else tirx.const(0, dtype))
+    def _elements(self, k: Expr, count: int) -> Callable[[int], list[Expr]]:
+        """The rows' elements of `count` steps, by step."""
+        code, rows = self.code, range(self.tile.rows)
+        if not self.by_lanes or count == 1:
+            return lambda i: [self.left(row, k + i) for row in rows]
+        loaded = [code.scratch("left", (count,), self.dtype) for _ in rows]
+        for row in rows:
+            with code.vector("lane", count) as lane:
+                code.store(loaded[row], (lane,), self.left(row, k + lane))
+        return lambda i: [loaded[row][i] for row in rows]
 
-    def step(k: Expr) -> None:
-        elements = [code.bind(left(row, k), "left") for row in range(tile.rows)]
-        each(lambda r, c: code.store(sums, (r, c), sums[r, c] + elements[r] * right(k, c)))
+    def _step(self, sums: Buffer, k: Expr, elements: Sequence[Expr]) -> None:
+        code = self.code
+        elements = [code.bind(element, "left") for element in elements]
 
-    each(clear)
-    blocks, rest = divmod(extent, unroll)
-    if blocks:
-        with code.loop("k", blocks) as k:
-            for i in range(unroll):
-                step(k * unroll + i)
-    for i in range(rest):
-        step(as_index(blocks * unroll + i))
-    return sums
+        def add(at: tuple[int, Expr]) -> None:
+            row, column = at
+            code.store(sums, at, sums[at] + elements[row] * self.right(k, column))
+
+        self._each(add)
 
 
 def drain(
