@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from optc.backends.aot.build import Emit
-from optc.ir.diagnostics import Diagnostic, InternalError, OptcError
+from optc.ir.diagnostics import Diagnostic, InternalError, OptcError, error
 from optc.ir.module import Module
 from optc.ir.printer import print_module
 from optc.ir.structural import module_digest
-from optc.ir.targets.target import Target
+from optc.ir.targets.target import Arch, Target
 from optc.observers import PassTimes
 from optc.passes.base import Observer, Pass, PassContext, run_passes
 from optc.passes.fusion.fuse import Fuse
@@ -35,7 +35,7 @@ class Options:
     compiled runtimes between calls.
     """
 
-    pipeline: Pipeline = Pipeline()
+    pipeline: Pipeline = field(default_factory=Pipeline)
     exact: bool = False
     emit: tuple[Emit, ...] = (Emit.SHARED,)
     cache: Path | None = None
@@ -84,8 +84,13 @@ def compile_module(
     from optc.backends.assemble import assemble
     from optc.backends.reference.fold import evaluate_constants
     from optc.backends.tvm.kernel import KernelBuilder
+    from optc.backends.tvm.lower.table import LOWER as LOWERED
     from optc.report.html import render
 
+    if target.arch is Arch.CUDA:
+        raise error(
+            "E0143", f"{target.name}: kernels for CUDA are not built yet", help="--target host"
+        )
     clock = _Clock(progress)
     builder = KernelBuilder(target)
     context = PassContext(
@@ -93,6 +98,7 @@ def compile_module(
         exact=options.exact,
         seed=options.seed,
         accepts=builder.refusal,
+        supports=lambda op: type(op) in LOWERED,
         evaluate=evaluate_constants,
     )
     history, times = History(), PassTimes()
