@@ -135,9 +135,9 @@ def _object_bytes(built: tvm.runtime.Module) -> bytes:
 
 
 def _checked(data: bytes, functions: Sequence[PrimFunc]) -> bytes:
-    unknown = undefined_symbols(data) - _LIBRARY
     # Compilers' helpers (division on 32-bit ARM, half floats) come from the C toolchain's runtime.
-    unknown = {name for name in unknown if not name.startswith("__")}
+    needed = undefined_symbols(data) - _LIBRARY
+    unknown = {name for name in needed if not name.startswith("__")}
     if unknown:
         names = ", ".join(map(_symbol, functions))
         raise CodegenError(

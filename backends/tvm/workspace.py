@@ -89,5 +89,6 @@ def _too_large(body: Stmt) -> set[Buffer]:
 
 def _nbytes(buffer: Buffer) -> int:
     dtype = tvm.DataType(buffer.dtype)
+    bits: int = dtype.bits * dtype.lanes
     elements = math.prod(int(extent) for extent in buffer.shape)
-    return elements * (-(-dtype.bits * dtype.lanes // _BYTE_BITS))
+    return elements * -(-bits // _BYTE_BITS)

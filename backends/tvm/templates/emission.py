@@ -132,4 +132,5 @@ class StageEmission:
 
 
 def _bytes(dtype: str) -> int:
-    return -(-tvm.DataType(dtype).bits // 8)
+    bits: int = tvm.DataType(dtype).bits
+    return -(-bits // 8)

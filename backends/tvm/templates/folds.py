@@ -200,7 +200,8 @@ class _FoldNest:
         across, along = self._jumps(self.count - 1), self._jumps(last)
         if across != along:
             return across < along
-        return self.spatial[-1] >= self.lanes
+        long: bool = self.spatial[-1] >= self.lanes
+        return long
 
     def _is_guarded(self, loop: int) -> bool:
         """Whether a guard of a load changes along a loop: such loads have no vector form."""

@@ -54,16 +54,17 @@ class PanelPack:
 
     def type(self, natural: TensorType) -> TensorType:
         """One axis of K * N' elements, N' being N in whole vectors."""
-        n, k = natural.shape[-2:] if self.transposed else natural.shape[:-3:-1]
+        rows, columns = natural.shape[-2], natural.shape[-1]
+        n, k = (rows, columns) if self.transposed else (columns, rows)
         return natural.with_shape((k * -(-n // self.lanes) * self.lanes,))
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """The panels, flat."""
-        matrix = array.reshape(array.shape[-2:])
-        matrix = matrix.T if self.transposed else matrix
-        k, n = matrix.shape
+        rows, columns = array.shape[-2], array.shape[-1]
+        k, n = (columns, rows) if self.transposed else (rows, columns)
+        matrix = array.reshape(rows, columns)
         padded = np.zeros((k, -(-n // self.lanes) * self.lanes), array.dtype)
-        padded[:, :n] = matrix
+        padded[:, :n] = matrix.T if self.transposed else matrix
         parts = np.split(padded, range(self.width, padded.shape[1], self.width), axis=1)
         return np.concatenate([part.ravel() for part in parts])
 

@@ -105,7 +105,7 @@ def _merged(space: Space, seen: Walk, keep: int | None) -> Space:
         split = sum(other.axis == loop.axis for other in space.loops) > 1
         stuck = place in seen.fixed or split
         free = loops and not stuck and not fixed[-1] and not _crosses(loops[-1], loop, keep)
-        if free and all(a == b * loop.extent for a, b in zip(strides[-1], here, strict=True)):
+        if free and all(map(_continues, strides[-1], here, [loop.extent] * len(here))):
             loops[-1] = Loop(loops[-1].extent * loop.extent, loop.axis, loop.step)
             strides[-1] = here
             continue
@@ -120,6 +120,11 @@ def _merged(space: Space, seen: Walk, keep: int | None) -> Space:
         for condition in seen.conditions
     )
     return Space(space.rank, tuple(loops), by_access, seen.operations, width, conditions)
+
+
+def _continues(outer: int | None, inner: int | None, extent: int) -> bool:
+    """Whether a step of the outer loop goes on where the inner loop of that extent ends."""
+    return outer is not None and inner is not None and outer == inner * extent
 
 
 def _crosses(outer: Loop, inner: Loop, keep: int | None) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import tvm_ffi
 from tvm import te, tirx
@@ -34,8 +35,8 @@ class Lane:
     lanes: int
 
 
-Coordinate = Expr | Lane
-Coordinates = Sequence[Coordinate]
+Coordinate: TypeAlias = Expr | Lane
+Coordinates: TypeAlias = Sequence[Coordinate]
 
 
 def plain(index: Coordinates) -> list[Expr]:

@@ -96,8 +96,15 @@ class Plan(Protocol):
 class Template(Protocol):
     """One expert schedule. `version` grows when its code changes meaning or speed."""
 
-    name: str
-    version: int
+    @property
+    def name(self) -> str:
+        """What remarks and records call it."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """See above."""
+        ...
 
     def match(self, problem: Problem) -> Plan | Miss:
         """A plan, or the reason why not. Must not raise for any well-typed body."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -124,9 +125,8 @@ class _Accumulation:
         unroll = max(unroll, ways)
         shape = (tile.rows, tile.width)
         sums = [code.scratch("sums", shape, self.dtype) for _ in range(ways)]
-        zero = tirx.const(0, self.dtype)
         for each in sums:
-            self._each(lambda at, each=each: code.store(each, at, zero))
+            self._each(partial(self._clear, each))
         blocks, rest = divmod(extent, unroll)
         if blocks:
             with code.loop("k", blocks) as k:
@@ -137,8 +137,14 @@ class _Accumulation:
             k = as_index(blocks * unroll + i)
             self._step(sums[i % ways], k, [self.left(row, k) for row in range(tile.rows)])
         for other in sums[1:]:
-            self._each(lambda at, other=other: code.store(sums[0], at, sums[0][at] + other[at]))
+            self._each(partial(self._join, sums[0], other))
         return sums[0]
+
+    def _clear(self, sums: Buffer, at: tuple[int, Expr]) -> None:
+        self.code.store(sums, at, tirx.const(0, self.dtype))
+
+    def _join(self, sums: Buffer, other: Buffer, at: tuple[int, Expr]) -> None:
+        self.code.store(sums, at, sums[at] + other[at])
 
     def _each(self, body: Callable[[tuple[int, Expr]], None]) -> None:
         """`body((row, column))` for each vector of results."""
