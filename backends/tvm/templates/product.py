@@ -13,7 +13,7 @@ from tvm.tirx import Buffer
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.fused import FusedEmitter
 from optc.backends.tvm.templates.loops import Code, as_index
-from optc.backends.tvm.templates.nest import for_each_point, space_of
+from optc.backends.tvm.templates.nest import Space, for_each_point, space_of
 from optc.backends.tvm.templates.places import Coordinate, Coordinates, plain, reshape
 from optc.ir.dtype import DType
 from optc.ir.graph import Node
@@ -100,7 +100,10 @@ def _broadcast(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
 
 
 def left_operand(code: Code, io: FusedEmitter, product: Product, machine: Target) -> Operand:
-    """Elements of the left side, each read many times: what is dear to read is computed first."""
+    """Elements of the left side, each read many times.
+
+    What takes more than a load, or lies apart along k, is first written to scratch memory.
+    """
     value = product.node.inputs[0]
     batch = list(product.batch)
     extents = [*batch, product.m, product.k]
@@ -110,10 +113,19 @@ def left_operand(code: Code, io: FusedEmitter, product: Product, machine: Target
         return product.wide(io.read(block, value, product.left_index(at, row, k)))
 
     space = space_of(extents, element)
-    if space.operations == 0 and value.type.dtype is product.dtype:
+    if space.operations == 0 and value.type.dtype is product.dtype and _runs_along(space):
         return lambda at, row, k: element(None, [*at, row, k])
     buffer = stored(code, extents, element, product, machine, "left")
     return lambda at, row, k: buffer[(*at, row, k)]
+
+
+def _runs_along(space: Space) -> bool:
+    """Whether all loads go from neighbour to neighbour along the last axis."""
+    last = space.rank - 1
+    loops = [place for place, loop in enumerate(space.loops) if loop.axis == last]
+    if not loops:
+        return True
+    return len(loops) == 1 and all(strides[loops[0]] == 1 for strides in space.strides)
 
 
 def stored(
