@@ -6,10 +6,10 @@ Everything else is inlined into its readers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tvm_ffi
-from tvm import te
+from tvm import te, tirx
 from tvm.te.tensor import Operation
 from tvm.ir import Call, Expr
 
@@ -24,6 +24,7 @@ def stages_of(outputs: Sequence[te.Tensor]) -> tuple[Operation, ...]:
     compute and would be computed more than once.
     """
     order = _in_order(outputs)
+    work = _work_of(order)
     readers: dict[Operation, list[Operation]] = {op: [] for op in order}
     for op in order:
         for source in dict.fromkeys(tensor.op for tensor in op.input_tensors):
@@ -34,21 +35,26 @@ def stages_of(outputs: Sequence[te.Tensor]) -> tuple[Operation, ...]:
     for op in reversed(order):
         users = readers[op]
         places = {home for user in users for home in homes[user]}
-        if op in wanted or _is_stored(op, users, places):
+        if op in wanted or _is_stored(op, users, places, work):
             stored.append(op)
             places = {op}
         homes[op] = places
     return tuple(reversed(stored))
 
 
-def _is_stored(op: Operation, readers: Sequence[Operation], places: set[Operation]) -> bool:
+def _is_stored(
+    op: Operation,
+    readers: Sequence[Operation],
+    places: set[Operation],
+    work: Mapping[Operation, int],
+) -> bool:
     if isinstance(op, te.PlaceholderOp):
         return False
     if not isinstance(op, te.ComputeOp) or op.reduce_axis:
         return True
     if any(not isinstance(reader, te.ComputeOp) for reader in readers):
         return True
-    if not _is_dear(op):
+    if work[op] < _MANY_OPERATIONS:
         return False
     points = _points(op)
     repeated = any(_points(reader) > points or not _in_place(reader, op) for reader in readers)
@@ -86,12 +92,27 @@ def _in_order(outputs: Sequence[te.Tensor]) -> list[Operation]:
     return order
 
 
-def _is_dear(op: te.ComputeOp) -> bool:
+def _work_of(order: Sequence[Operation]) -> Mapping[Operation, int]:
+    """Operations per element, with those of the sources that are inlined into it."""
+    work: dict[Operation, int] = {}
+    for op in order:
+        work[op] = 0
+        if isinstance(op, te.ComputeOp) and not op.reduce_axis:
+            sources = dict.fromkeys(tensor.op for tensor in op.input_tensors)
+            work[op] = _operations(op) + sum(work[source] for source in sources)
+    return work
+
+
+def _operations(op: te.ComputeOp) -> int:
     operations = 0
 
     def call(item: Call) -> None:
         nonlocal operations
         operations += _MANY_OPERATIONS if item.op.name in _DEAR else 1
 
-    tvm_ffi.structural_walk(list(op.body), (Call, call))
-    return operations >= _MANY_OPERATIONS
+    def let(_: tirx.Let) -> None:
+        nonlocal operations
+        operations += _MANY_OPERATIONS // 2  # a step of a function in vector registers
+
+    tvm_ffi.structural_walk(list(op.body), [(Call, call), (tirx.Let, let)])
+    return operations
