@@ -9,6 +9,8 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
+from optc.ir.constant import Constant, to_floats
+from optc.ir.constant import splat as constant_splat
 from optc.ir.dtype import DType, Kind
 from optc.ir.types import TensorType
 
@@ -17,6 +19,7 @@ Read = Callable[..., Expr]
 Lowering = Callable[[Any, Sequence[te.Tensor], Sequence[TensorType]], Sequence[te.Tensor]]
 
 ROUNDING = "optc.rounding"
+_SPLAT = "splat"
 
 
 def wide(dtype: DType) -> DType:
@@ -69,7 +72,24 @@ def stored(tensor: te.Tensor, type: TensorType) -> Read:
     read = exact(tensor)
     if wide(type.dtype) is type.dtype:
         return read
+    if tensor.op.name == _SPLAT:  # its wide number is rounded already
+        return exact(tensor.op.input_tensors[0])
     return lambda *index: cast(read(*index), DType.F32)
+
+
+def splat(item: Constant) -> te.Tensor:
+    """A tensor of one number; raises ValueError for a constant that has many.
+
+    TVM loses the type of bf16 literals, so the number is a literal of the wide dtype.
+    """
+    dtype, kind = item.type.dtype, wide(item.type.dtype)
+    if item.splat is None:
+        raise ValueError(f"a task's body holds a {item.type} constant that is not a splat")
+    number = const(to_floats(constant_splat(item.splat, TensorType((), dtype))).item(), kind)
+    value = te.compute(item.type.shape, lambda *_: number, name="number")
+    if kind is dtype:
+        return value
+    return te.compute(item.type.shape, lambda *i: cast(value(*i), dtype), name=_SPLAT, tag=ROUNDING)
 
 
 def compute(name: str, type: TensorType, element: Callable[..., Expr]) -> te.Tensor:

@@ -3,6 +3,7 @@
 The scan keeps h and c in f32. Units are handled in blocks of a vector: their rows of the recurrent
 weight are multiplied by h, then the block's gates are computed side by side. Rows are read as they
 are stored, so nothing is packed and one step alone (streaming) costs no more than its product.
+Gates replace their sums in memory: a name for each would not survive TVM's vector loops.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tvm import te
+from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
@@ -36,13 +37,11 @@ _WORTH_SHARING = 1 << 18  # multiply-adds in a step that repay waking threads
 
 Tensors = Sequence[te.Tensor]
 Types = Sequence[TensorType]
-# (gates, index in the block, batch, unit) -> stores the new state
-Cell = Callable[[Expr, Expr, Expr], None]
 
 
 @dataclass(frozen=True)
 class _Scan:
-    """Sizes of one layer and the buffers of its scan."""
+    """The code under construction and the sizes of one layer."""
 
     code: Code
     dtype: DType
@@ -57,9 +56,9 @@ class _Scan:
         return i32(self.steps - 1) - step if self.reverse else step
 
     @property
-    def blocks(self) -> int:
-        """Blocks of units, the last of which may be short."""
-        return -(-self.hidden // LANES)
+    def lanes(self) -> int:
+        """Units of a block."""
+        return min(LANES, self.hidden)
 
 
 def _projected(
@@ -89,75 +88,95 @@ def _projected(
 
 
 def _multiply(
-    scan: _Scan, weight: Buffer, state: Buffer, turn: Expr, sums: Buffer, block: Expr
+    scan: _Scan, weight: Buffer, state: Buffer, turn: Expr, sums: Buffer, first: Expr
 ) -> None:
     """sums[gate, batch, lane] = (rows of the block's units) . state[turn, batch]."""
     code, dtype = scan.code, scan.dtype
-    count = min(LANES, scan.hidden)
     whole, tail = divmod(scan.hidden, LANES)
     name = tvm_dtype(dtype)
-    with code.loop("gate", scan.gates) as gate, code.loop("lane", count) as lane:
-        with code.when(block * i32(LANES) + lane < i32(scan.hidden)):
-            row = gate * i32(scan.hidden) + block * i32(LANES) + lane
-            with code.loop("batch", scan.batch) as batch:
-                parts = code.scratch("parts", (LANES,), name)
-                total = code.scratch("total", (1,), name)
-                with code.vector("part", LANES) as part:
-                    code.store(parts, (part,), const(0.0, dtype))
-                if whole:
-                    with code.loop("k", whole) as k, code.vector("part", LANES) as part:
-                        column = k * i32(LANES) + part
-                        item = cast(weight[row, column], dtype) * state[turn, batch, column]
-                        code.store(parts, (part,), parts[part] + item)
-                code.store(total, (0,), const(0.0, dtype))
-                with code.unrolled("part", LANES) as part:
-                    code.store(total, (0,), total[0] + parts[part])
-                if tail:
-                    with code.loop("k_tail", tail) as k:
-                        column = i32(whole * LANES) + k
-                        item = cast(weight[row, column], dtype) * state[turn, batch, column]
-                        code.store(total, (0,), total[0] + item)
-                code.store(sums, (gate, batch, lane), total[0])
+    # One loop over gates and lanes: LLVM would write out the short one, and take a second over it.
+    with code.loop("row", scan.gates * scan.lanes) as place:
+        gate, lane = tirx.indexdiv(place, i32(scan.lanes)), tirx.indexmod(place, i32(scan.lanes))
+        row = gate * i32(scan.hidden) + first + lane
+        with code.loop("batch", scan.batch) as batch:
+
+            def item(column: Expr) -> Expr:
+                return cast(weight[row, column], dtype) * state[turn, batch, column]
+
+            parts = code.scratch("parts", (LANES,), name)
+            total = code.scratch("total", (1,), name)
+            with code.vector("part", LANES) as part:
+                code.store(parts, (part,), const(0.0, dtype))
+            if whole:
+                with code.loop("k", whole) as k, code.vector("part", LANES) as part:
+                    code.store(parts, (part,), parts[part] + item(k * i32(LANES) + part))
+            code.store(total, (0,), _across_lanes(code, parts, name))
+            if tail:
+                with code.loop("k_tail", tail) as k:
+                    code.store(total, (0,), total[0] + item(i32(whole * LANES) + k))
+            code.store(sums, (gate, batch, lane), total[0])
 
 
-def _each_unit(scan: _Scan, block: Expr, unit: Cell) -> None:
-    """`unit(batch, lane, unit)` over the block: vectors where the block is whole."""
-    code, short = scan.code, scan.hidden % LANES
-    with code.loop("batch", scan.batch) as batch:
-        if not short:
-            with code.vector("lane", LANES) as lane:
-                unit(batch, lane, block * i32(LANES) + lane)
-            return
-        with code.when(block < i32(scan.hidden // LANES)), code.vector("lane", LANES) as lane:
-            unit(batch, lane, block * i32(LANES) + lane)
-        with code.when(block == i32(scan.hidden // LANES)), code.loop("lane", short) as lane:
-            unit(batch, lane, i32(scan.hidden - short) + lane)
+def _across_lanes(code: Code, parts: Buffer, dtype: str) -> Expr:
+    """The sum of a vector by halving, each half an array of its own: one that is read in vectors of
+    many lengths takes LLVM seconds."""
+    size = LANES // 2
+    while size:
+        half = code.scratch("half", (size,), dtype)
+        with code.vector("part", size) as part:
+            code.store(half, (part,), parts[part] + parts[i32(size) + part])
+        parts, size = half, size // 2
+    return parts[0]
 
 
-def _run(
-    scan: _Scan, weight: Buffer, state: Buffer, unit: Callable[[Expr, Expr, Expr, Buffer], Cell]
-) -> None:
-    """All steps; state is kept twice, so that a step reads the old while it writes the new."""
+def _run(scan: _Scan, weight: Buffer, state: Buffer, unit: Callable[..., None]) -> None:
+    """All steps; state is kept twice, so that a step reads the old while it writes the new.
+
+    `unit(time, old, sums, batch, lane, column)` stores the new state of one unit. Where the units
+    are no whole blocks the last block begins early: some are computed twice, to the same values.
+    """
     code = scan.code
     work = scan.batch * scan.gates * scan.hidden * scan.hidden
     shared = code.parallel if work >= _WORTH_SHARING else code.loop
     with code.loop("step", scan.steps) as step:
         old = code.bind(step % i32(2), "old")
-        with shared("block", scan.blocks) as block:
-            sums = code.scratch("sums", (scan.gates, scan.batch, LANES), tvm_dtype(scan.dtype))
-            _multiply(scan, weight, state, old, sums, block)
-            _each_unit(scan, block, unit(scan.step_of(step), old, step, sums))
+        with shared("block", -(-scan.hidden // scan.lanes)) as block:
+            first = tirx.min(block * i32(scan.lanes), i32(scan.hidden - scan.lanes))
+            sums = code.scratch("sums", (scan.gates, scan.batch, scan.lanes), tvm_dtype(scan.dtype))
+            _multiply(scan, weight, state, old, sums, first)
+            with code.loop("batch", scan.batch) as batch, code.vector("lane", scan.lanes) as lane:
+                unit(scan.step_of(step), old, sums, batch, lane, first + lane)
 
 
-def _fill(
-    code: Code, source: Buffer, batch: int, hidden: int, dtype: DType, target: object
+def _activate(
+    code: Code, target: Buffer, place: Sequence[Expr], value: Expr, function: str, dtype: DType
 ) -> None:
-    with code.loop("batch", batch) as row:
+    """Store function(value). By way of memory: TVM takes a second over a function of a sum."""
+    code.store(target, place, value)
+    code.store(target, place, fn.apply(function, target[tuple(place)], dtype))
+
+
+def _two_states(scan: _Scan, name: str, initial: Buffer) -> Buffer:
+    """Memory for the old and the new state in turns, the first of which is `initial`."""
+    code, shape = scan.code, (2, scan.batch, scan.hidden)
+    state = code.scratch(name, shape, tvm_dtype(scan.dtype), "global")
+    with code.loop("batch", scan.batch) as row:
 
         def element(column: Expr) -> None:
-            target(row, column, cast(source[row, column], dtype))  # type: ignore[operator]
+            code.store(state, (i32(0), row, column), cast(initial[row, column], scan.dtype))
 
-        each_lane(code, "unit", hidden, element)
+        each_lane(code, "unit", scan.hidden, element)
+    return state
+
+
+def _copy_last(scan: _Scan, state: Buffer, target: Buffer) -> None:
+    code, turn = scan.code, i32(scan.steps % 2)
+    with code.loop("batch", scan.batch) as row:
+
+        def element(column: Expr) -> None:
+            code.store(target, (row, column), state[turn, row, column])
+
+        each_lane(code, "unit", scan.hidden, element)
 
 
 def _lstm(op: Lstm, tensors: Tensors, types: Types) -> Tensors:
@@ -166,45 +185,29 @@ def _lstm(op: Lstm, tensors: Tensors, types: Types) -> Tensors:
     results = op.infer(*types)
 
     def body(code: Code, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> None:
-        inputs, h, c, weight = ins
-        y, last_h, last_c = outs
+        (inputs, h, c, weight), (y, last_h, last_c) = ins, outs
         scan = _Scan(code, dtype, steps, batch, hidden, 4, op.reverse)
-        state = code.scratch("h", (2, batch, hidden), tvm_dtype(dtype), "global")
-        _fill(code, h, batch, hidden, dtype, lambda i, j, v: code.store(state, (i32(0), i, j), v))
-        _fill(code, c, batch, hidden, dtype, lambda i, j, v: code.store(last_c, (i, j), v))
+        state, cell = _two_states(scan, "h", h), _two_states(scan, "c", c)
 
-        def unit(time: Expr, old: Expr, _: Expr, sums: Buffer) -> Cell:
-            def step(row: Expr, lane: Expr, column: Expr) -> None:
-                def gate(number: int) -> Expr:
-                    place = (time, row, i32(number * hidden) + column)
-                    return inputs[place] + sums[i32(number), row, lane]
-
-                keep, take = fn.sigmoid(gate(1), dtype), fn.sigmoid(gate(0), dtype)
-                candidate = take * fn.tanh(gate(2), dtype)
-                code.store(last_c, (row, column), keep * last_c[row, column] + candidate)
-                shown = fn.sigmoid(gate(3), dtype) * fn.tanh(last_c[row, column], dtype)
-                code.store(state, (i32(1) - old, row, column), shown)
-                code.store(y, (time, row, column), state[i32(1) - old, row, column])
-
-            return step
+        def unit(time: Expr, old: Expr, sums: Buffer, row: Expr, lane: Expr, column: Expr) -> None:
+            fresh = i32(1) - old
+            for number, function in enumerate(("sigmoid", "sigmoid", "tanh", "sigmoid")):
+                place = (time, row, i32(number * hidden) + column)
+                value = inputs[place] + sums[i32(number), row, lane]
+                _activate(code, sums, (i32(number), row, lane), value, function, dtype)
+            take, keep, new, show = (sums[i32(number), row, lane] for number in range(4))
+            code.store(cell, (fresh, row, column), keep * cell[old, row, column] + take * new)
+            shown = show * fn.tanh(cell[fresh, row, column], dtype)
+            code.store(state, (fresh, row, column), shown)
+            code.store(y, (time, row, column), state[fresh, row, column])
 
         _run(scan, weight, state, unit)
-        _fill_last(code, state, steps, batch, hidden, last_h)
+        _copy_last(scan, state, last_h)
+        _copy_last(scan, cell, last_c)
 
     wide_types = [type.with_dtype(dtype) for type in results]
     scanned = loop_nest("lstm", [projected, tensors[1], tensors[2], tensors[4]], wide_types, body)
     return [rounded(tensor, type) for tensor, type in zip(scanned, results, strict=True)]
-
-
-def _fill_last(
-    code: Code, state: Buffer, steps: int, batch: int, hidden: int, target: Buffer
-) -> None:
-    with code.loop("batch", batch) as row:
-
-        def element(column: Expr) -> None:
-            code.store(target, (row, column), state[i32(steps % 2), row, column])
-
-        each_lane(code, "unit", hidden, element)
 
 
 def _gru(op: Gru, tensors: Tensors, types: Types) -> Tensors:
@@ -213,32 +216,33 @@ def _gru(op: Gru, tensors: Tensors, types: Types) -> Tensors:
     results = op.infer(*types)
 
     def body(code: Code, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> None:
-        inputs, h, weight, bias = ins
-        y, last_h = outs
+        (inputs, h, weight, bias), (y, last_h) = ins, outs
         scan = _Scan(code, dtype, steps, batch, hidden, 3, op.reverse)
-        state = code.scratch("h", (2, batch, hidden), tvm_dtype(dtype), "global")
-        _fill(code, h, batch, hidden, dtype, lambda i, j, v: code.store(state, (i32(0), i, j), v))
+        state = _two_states(scan, "h", h)
 
-        def unit(time: Expr, old: Expr, _: Expr, sums: Buffer) -> Cell:
-            def step(row: Expr, lane: Expr, column: Expr) -> None:
-                def ours(number: int) -> Expr:
-                    return inputs[time, row, i32(number * hidden) + column]
+        def unit(time: Expr, old: Expr, sums: Buffer, row: Expr, lane: Expr, column: Expr) -> None:
+            fresh = i32(1) - old
 
-                def theirs(number: int) -> Expr:
-                    added = cast(bias[i32(number * hidden) + column], dtype)
-                    return sums[i32(number), row, lane] + added
+            def ours(number: int) -> Expr:
+                return inputs[time, row, i32(number * hidden) + column]
 
-                reset = fn.sigmoid(ours(0) + theirs(0), dtype)
-                keep = fn.sigmoid(ours(1) + theirs(1), dtype)
-                new = fn.tanh(ours(2) + reset * theirs(2), dtype)
-                mixed = (const(1.0, dtype) - keep) * new + keep * state[old, row, column]
-                code.store(state, (i32(1) - old, row, column), mixed)
-                code.store(y, (time, row, column), state[i32(1) - old, row, column])
+            def theirs(number: int) -> Expr:
+                added = cast(bias[i32(number * hidden) + column], dtype)
+                return sums[i32(number), row, lane] + added
 
-            return step
+            def become(number: int, function: str, value: Expr) -> None:
+                _activate(code, sums, (i32(number), row, lane), value, function, dtype)
+
+            reset, keep, new = (sums[i32(number), row, lane] for number in range(3))
+            become(0, "sigmoid", ours(0) + theirs(0))
+            become(1, "sigmoid", ours(1) + theirs(1))
+            become(2, "tanh", ours(2) + reset * theirs(2))
+            mixed = (const(1.0, dtype) - keep) * new + keep * state[old, row, column]
+            code.store(state, (fresh, row, column), mixed)
+            code.store(y, (time, row, column), state[fresh, row, column])
 
         _run(scan, weight, state, unit)
-        _fill_last(code, state, steps, batch, hidden, last_h)
+        _copy_last(scan, state, last_h)
 
     wide_types = [type.with_dtype(dtype) for type in results]
     scanned = loop_nest("gru", [projected, tensors[1], tensors[3], tensors[5]], wide_types, body)

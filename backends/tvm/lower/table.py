@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from tvm import te
 
-from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.lower import (
     contraction,
     elementwise,
@@ -19,8 +18,7 @@ from optc.backends.tvm.lower import (
     resize,
     segment,
 )
-from optc.backends.tvm.lower.element import Lowering, const, wide
-from optc.ir.constant import Constant
+from optc.backends.tvm.lower.element import Lowering, splat
 from optc.ir.graph import Value
 from optc.ir.ops import Op, Task
 from optc.ir.types import TensorType
@@ -29,20 +27,12 @@ from optc.ir.types import TensorType
 def _task(op: Task, tensors: Sequence[te.Tensor], _: Sequence[TensorType]) -> Sequence[te.Tensor]:
     """The body's nodes one by one; its constants are single numbers."""
     values: dict[Value, te.Tensor] = dict(zip(op.body.inputs, tensors, strict=True))
-    values |= {value: _number(item) for value, item in op.body.constants.items()}
+    values |= {value: splat(item) for value, item in op.body.constants.items()}
     for node in op.body.nodes:
         types = [value.type for value in node.inputs]
         results = LOWER[type(node.op)](node.op, [values[v] for v in node.inputs], types)
         values.update(zip(node.outputs, results, strict=True))
     return [values[value] for value in op.body.outputs]
-
-
-def _number(item: Constant) -> te.Tensor:
-    value, dtype = item.splat, item.type.dtype
-    if value is None:
-        raise ValueError(f"a task's body holds a {item.type} constant that is not a splat")
-    number = const(value, wide(dtype)).astype(tvm_dtype(dtype))
-    return te.compute(item.type.shape, lambda *_: number, name="splat")
 
 
 LOWER: Mapping[type[Op], Lowering] = {

@@ -72,7 +72,7 @@ class Loaded:
     def __call__(self, number: int, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Outputs of the `number`-th body."""
         held = [
-            _packed(tensor, self._packs[number].get(place)).contiguous()
+            packed(tensor, self._packs[number].get(place)).contiguous()
             for place, tensor in enumerate(inputs)
         ]
         outputs = [
@@ -88,7 +88,8 @@ class Loaded:
         return outputs
 
 
-def _packed(tensor: Tensor, pack: Pack | None) -> Tensor:
+def packed(tensor: Tensor, pack: Pack | None) -> Tensor:
+    """The tensor in the layout that a kernel wants."""
     if pack is None:
         return tensor
     storage = tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor
