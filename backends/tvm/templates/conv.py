@@ -21,7 +21,7 @@ from optc.backends.tvm.templates.conv_cost import tile_cost
 from optc.backends.tvm.templates.convolve import Access, ConvKnobs, Convolve, Order
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
-from optc.backends.tvm.templates.image import ImageReader
+from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
@@ -197,7 +197,7 @@ class _Emission:
             self.io,
             self.node.inputs[0],
             self.dtype,
-            self.shape.channels_last,
+            channels_at_end(self.node.inputs[0].type.rank, self.shape.channels_last),
             self.plan.lanes,
             parallel,
         )

@@ -18,7 +18,7 @@ from tvm.ir import Expr
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.fused import Fused, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
-from optc.backends.tvm.templates.image import ImageReader
+from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
@@ -119,7 +119,8 @@ class _Emission:
         plan, x = self.plan, self.node.inputs[0]
         lanes = plan.target.lanes(self.sum)
         stored = tvm_dtype(x.type.dtype)
-        reader = ImageReader(self.code, self.io, x, stored, True, lanes, plan.target.cores > 1)
+        order = channels_at_end(x.type.rank, channels_last=True)
+        reader = ImageReader(self.code, self.io, x, stored, order, lanes, plan.target.cores > 1)
         zero = tirx.const(0, tvm_dtype(self.sum))
         fold = Fold(tvm_dtype(self.sum), zero, self._step, self._finish)
         image = reader.image(few=1)

@@ -40,6 +40,29 @@ def dense(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
+def reshaped(
+    old: Sequence[int], steps: Sequence[int], new: Sequence[int]
+) -> tuple[int, ...] | None:
+    """Steps of a tensor under another shape, where no element has to move for it."""
+    # Axes between which elements lie evenly are one, from the innermost on.
+    runs: list[tuple[int, int]] = []
+    for extent, step in zip(reversed(old), reversed(steps), strict=True):
+        if runs and step == runs[-1][0] * runs[-1][1]:
+            runs[-1] = (runs[-1][0] * extent, runs[-1][1])
+        elif extent != 1:
+            runs.append((extent, step))
+    found: list[int] = []
+    left, step = runs.pop(0) if runs else (1, 1)
+    for extent in reversed(new):
+        if left == 1 and runs:
+            left, step = runs.pop(0)
+        if left % extent and extent != 1:
+            return None
+        found.insert(0, step)
+        left, step = left // extent, step * extent
+    return tuple(found)
+
+
 def steps_of(body: Graph, value: Value) -> Steps | None:
     """Where a value's elements lie in an input of the body, if moves are all there is between."""
     producer = body.producer.get(value)
@@ -55,8 +78,9 @@ def steps_of(body: Graph, value: Value) -> Steps | None:
             moved = sum(a * b for a, b in zip(starts, behind.steps, strict=True))
             steps = tuple(a * b for a, b in zip(by, behind.steps, strict=True))
             return Steps(behind.source, behind.start + moved, steps)
-        case Reshape() if behind.steps == dense(producer.inputs[0].shape):
-            return Steps(behind.source, behind.start, dense(value.shape))
+        case Reshape():
+            found = reshaped(producer.inputs[0].shape, behind.steps, value.shape)
+            return None if found is None else Steps(behind.source, behind.start, found)
     return None
 
 
@@ -130,36 +154,40 @@ def pointer(code: Code, buffer: Buffer, start: Sequence[Expr]) -> Buffer:
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Makes the image of `value` in `dtype`, the type that is computed in."""
+    """Makes the image of `value` in `dtype`, the type that is computed in.
+
+    `order` says which axes of the value are the image's, the last one being that of vectors.
+    """
 
     code: Code
     io: FusedEmitter
     value: Value
     dtype: str
-    channels_last: bool
+    order: tuple[int, ...]
     lanes: int
     parallel: bool
 
     def image(self, few: int = FEW_CHANNELS) -> Image:
-        """In place when it can be; channels may lie apart when there are at most `few`."""
+        """In place when it can be; the last axis may be apart when it has at most `few` elements."""
         value = self.value
         steps = steps_of(self.io.task.problem.body, value)
         if steps is None or tvm_dtype(value.type.dtype) != self.dtype:
             return self.copied()
-        order = self._last(steps.steps)
-        if order[-1] != 1 and self._last(value.shape)[-1] > few:
+        order = tuple(steps.steps[axis] for axis in self.order)
+        if order[-1] != 1 and value.shape[self.order[-1]] > few:
             return self.copied()
         inputs = self.io.task.problem.body.inputs
         whole = self.io.inputs[inputs.index(steps.source)]
         flat = pointer(self.code, whole, [as_index(0)] * len(whole.shape))
         return Image(flat, steps.start, order, read_only=True)
 
-    def copied(self) -> Image:
-        """A dense copy with channels last, made by a loop of its own."""
+    def copied(self, multiple: int = 1) -> Image:
+        """A copy made by a loop of its own, whose last axis is padded to a multiple."""
         code = self.code
-        extents = self._last(self.value.shape)
-        buffer = code.scratch("image", (self.value.type.elements,), self.dtype, scope="global")
-        image = Image(buffer, 0, dense(extents), read_only=False)
+        extents = [self.value.shape[axis] for axis in self.order]
+        padded = [*extents[:-1], -(-extents[-1] // multiple) * multiple]
+        buffer = code.scratch("image", (math.prod(padded),), self.dtype, scope="global")
+        image = Image(buffer, 0, dense(padded), read_only=False)
         start = code.parallel if self.parallel else code.loop
         with start("row", math.prod(extents[:-2])) as flat:
             index: list[Expr] = []
@@ -170,13 +198,10 @@ class ImageReader:
                 self._place(image, [flat, *index, column], extents[-1])
         return image
 
-    def _last(self, items: tuple[int, ...]) -> tuple[int, ...]:
-        return items if self.channels_last else (items[0], *items[2:], items[1])
-
     def _place(self, image: Image, index: list[Expr], channels: int) -> None:
         def copy(channel: Expr) -> None:
-            where = [*index, channel] if self.channels_last else [index[0], channel, *index[1:]]
-            value = self.io.read(self.code, self.value, where)
+            here = dict(zip(self.order, [*index, channel], strict=True))
+            value = self.io.read(self.code, self.value, [here[axis] for axis in sorted(here)])
             if value.ty.dtype != self.dtype:
                 value = tirx.Cast(self.dtype, value)
             self.code.store(image.buffer, (image.at([*index, channel]),), value)
@@ -187,3 +212,8 @@ class ImageReader:
                 copy(c * self.lanes + lane)
         with self.code.unrolled("c", rest) as c:
             copy(whole * self.lanes + c)
+
+
+def channels_at_end(rank: int, channels_last: bool) -> tuple[int, ...]:
+    """The order of axes in which channels are the last."""
+    return tuple(range(rank)) if channels_last else (0, *range(2, rank), 1)

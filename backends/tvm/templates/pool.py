@@ -14,7 +14,7 @@ from optc.backends.tvm.lower.element import is_nan, lowest
 from optc.backends.tvm.lower.pooling import divisor
 from optc.backends.tvm.templates.fused import Fused, fused
 from optc.backends.tvm.templates.geometry import Geometry, pool_geometry
-from optc.backends.tvm.templates.image import ImageReader
+from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
@@ -94,7 +94,8 @@ class _Emission:
         start = lowest(self.sum) if largest else tirx.const(0, dtype)
         fold = Fold(dtype, start, self._larger if largest else self._add, self._finish)
         stored = tvm_dtype(x.type.dtype)
-        reader = ImageReader(self.code, self.io, x, stored, True, lanes, plan.target.cores > 1)
+        order = channels_at_end(x.type.rank, channels_last=True)
+        reader = ImageReader(self.code, self.io, x, stored, order, lanes, plan.target.cores > 1)
         image = reader.image(few=1)
         Slide(self.code, plan.shape, self.knobs, image, fold, plan.target, lanes).run()
         return self.io.finish(self.code, symbol)
