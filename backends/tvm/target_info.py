@@ -8,7 +8,6 @@ import tvm
 
 from optc.ir.targets.target import Arch, Target
 
-KIB = 1 << 10
 # Features in Linux's names that a CPU name alone may not switch on, and LLVM's attribute for each.
 _ATTRIBUTES = {
     "avx512_vnni": "+avx512vnni",
@@ -29,9 +28,12 @@ _ATTRIBUTES = {
 def llvm_target(target: Target) -> tvm.target.Target:
     """The CPU as TVM's LLVM backend wants it; for a CUDA target, its host."""
     cpu = "x86-64-v3" if target.arch is Arch.CUDA else target.cpu
+    arch, system = target.triple.split("-", 1)
     config: dict[str, object] = {
         "kind": "llvm",
-        "mtriple": target.triple,
+        # LLVM reads `arm-linux-gnueabihf` as the vendor "linux" without a system, and then calls
+        # helper functions by names that ARM's ABI does not have.
+        "mtriple": f"{arch}-unknown-{system}",
         "mcpu": cpu,
         "num-cores": target.cores,
     }

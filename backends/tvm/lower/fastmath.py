@@ -19,14 +19,16 @@ from optc.backends.tvm.lower.floatbits import (
     INFINITY,
     NAN,
     ROUNDER,
+    ROUNDER_WIDE,
     absolute,
     below,
     between,
     f32,
     f64,
+    float_wide,
     i32,
     integer,
-    nearest,
+    integer_wide,
     opaque,
     polynomial,
     power_of_two,
@@ -296,10 +298,10 @@ def _log2_wide(x: Expr) -> Expr:
     def parts(shifted: Expr) -> Expr:
         mantissa = tirx.bitwise_and(shifted, tirx.const((1 << 52) - 1, "int64"))
         bits = mantissa + tirx.const(_ROOT_HALF_BITS_WIDE, "int64")
-        whole = tirx.Cast("int32", tirx.shift_right(shifted, tirx.const(52, "int64")))
+        whole = float_wide(tirx.shift_right(shifted, tirx.const(52, "int64")))
         m = tirx.reinterpret("float64", bits)
         z = (m - f64(1.0)) / (m + f64(1.0))
-        return let(z, lambda y: tirx.Cast("float64", whole) + y * polynomial(y * y, _LOG2_WIDE))
+        return let(z, lambda y: whole + y * polynomial(y * y, _LOG2_WIDE))
 
     bits = tirx.reinterpret("int64", tirx.Cast("float64", x))
     return let(bits - tirx.const(_ROOT_HALF_BITS_WIDE, "int64"), parts)
@@ -309,12 +311,13 @@ def _exp2_wide(x: Expr) -> Expr:
     limited = tirx.Select(x > f64(160.0), f64(160.0), x)
     limited = tirx.Select(limited > f64(-160.0), limited, f64(-160.0))  # nan goes too
 
-    def finish(count: Expr) -> Expr:
-        whole = tirx.Cast("int64", tirx.Cast("int32", count)) + tirx.const(1023, "int64")
-        scale = tirx.reinterpret("float64", tirx.shift_left(whole, tirx.const(52, "int64")))
-        return let(limited - count, lambda r: polynomial(r, _EXP2_WIDE)) * scale
+    def finish(shifted: Expr) -> Expr:
+        biased = integer_wide(shifted) + tirx.const(1023, "int64")
+        scale = tirx.reinterpret("float64", tirx.shift_left(biased, tirx.const(52, "int64")))
+        r = limited - (shifted - f64(ROUNDER_WIDE))
+        return let(r, lambda y: polynomial(y, _EXP2_WIDE)) * scale
 
-    return tirx.Cast("float32", let(nearest(limited), finish))
+    return tirx.Cast("float32", let(opaque(limited + f64(ROUNDER_WIDE)), finish))
 
 
 def _power_limits(a: Expr, b: Expr, size: Expr, value: Expr) -> Expr:

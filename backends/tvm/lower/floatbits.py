@@ -11,6 +11,9 @@ INFINITY, NAN = float("inf"), float("nan")
 # Adding this rounds a small f32 to an integer, which then stands in the low bits.
 ROUNDER = 12582912.0
 _ROUNDER_BITS = 0x4B400000
+# The same for f64, where conversions to and from 64-bit integers are slow or foreign calls.
+ROUNDER_WIDE = 6755399441055744.0
+_ROUNDER_BITS_WIDE = 0x4338000000000000
 
 
 def f32(value: float) -> Expr:
@@ -69,12 +72,24 @@ def is_negative(x: Expr) -> Expr:
 
 def opaque(x: Expr) -> Expr:
     """x behind conversions that cost nothing: else TVM cancels (x + c) - c, rounding and all."""
-    return tirx.reinterpret("float32", tirx.reinterpret("int32", x))
+    whole = "int64" if x.ty.dtype == "float64" else "int32"
+    return tirx.reinterpret(x.ty.dtype, tirx.reinterpret(whole, x))
 
 
 def integer(shifted: Expr) -> Expr:
     """The integer that adding ROUNDER left in the low bits."""
     return tirx.reinterpret("int32", shifted) - i32(_ROUNDER_BITS)
+
+
+def integer_wide(shifted: Expr) -> Expr:
+    """The integer that adding ROUNDER_WIDE left in the low bits."""
+    return tirx.reinterpret("int64", shifted) - tirx.const(_ROUNDER_BITS_WIDE, "int64")
+
+
+def float_wide(whole: Expr) -> Expr:
+    """A small int64 as f64."""
+    bits = whole + tirx.const(_ROUNDER_BITS_WIDE, "int64")
+    return tirx.reinterpret("float64", bits) - f64(ROUNDER_WIDE)
 
 
 def power_of_two(exponent: Expr) -> Expr:

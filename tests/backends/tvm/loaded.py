@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from optc.backends.reference.dtypes import TORCH_DTYPE
 from optc.backends.tvm.codegen import PARALLEL_LAUNCH, compile_functions
 from optc.backends.tvm.templates import match
@@ -18,7 +20,6 @@ from optc.backends.tvm.templates.plan import Pack, Problem
 from optc.ir.graph import Graph
 from optc.ir.targets.detect import host
 from optc.ir.targets.target import Target
-from torch import Tensor
 
 _BODY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)

@@ -28,6 +28,16 @@ class Case:
     body: Graph
     constants: frozenset[int] = frozenset()
 
+    def inputs(self, seed: int) -> list[Tensor]:
+        """Numbers for every input, the constant ones too."""
+        return [numbers(v.type, 7 * seed + i) for i, v in enumerate(self.body.inputs)]
+
+    def compare(self, seed: int, found: Sequence[Tensor], place: str) -> None:
+        """Assert that outputs for `inputs(seed)` are those of the reference."""
+        wanted = run_graph(self.body, self.inputs(seed))
+        for value, got, right in zip(self.body.outputs, found, wanted, strict=True):
+            assert_close(value, got, right, place)
+
 
 def body(
     types: Sequence[TensorType], make: Callable[..., Value], constants: Sequence[int] = ()
@@ -54,12 +64,8 @@ def check(cases: Sequence[Case], target: Target | None = None, choice: int = 0) 
         [case.body for case in cases], [case.constants for case in cases], target, choice
     )
     for number, case in enumerate(cases):
-        inputs = [numbers(v.type, 7 * number + i) for i, v in enumerate(case.body.inputs)]
-        found = loaded(number, inputs)
-        for value, got, wanted in zip(
-            case.body.outputs, found, run_graph(case.body, inputs), strict=True
-        ):
-            assert_close(value, got, wanted, loaded.templates[number])
+        found = loaded(number, case.inputs(number))
+        case.compare(number, found, loaded.templates[number])
     return loaded.templates
 
 
