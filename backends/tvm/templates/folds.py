@@ -4,7 +4,7 @@ Folding runs in many vector accumulators: no addition waits for the one before i
 are more exact than a running sum. Two forms:
 
 - across: neighbours in memory are different results; each lane folds its own.
-- along: neighbours in memory belong to one result; lanes fold parts of it and are joined at the end.
+- along: neighbours in memory belong to one result; lanes fold parts of it, joined at the end.
 
 A fold with few results is cut into parts that threads fold side by side.
 """
