@@ -28,8 +28,12 @@ _SHORTEST = 8  # elements of a row below which lanes along it stay empty
 _CYCLES_PER_ELEMENT = 0.5  # of all stages of a row together, roughly
 
 
-class _NotInRow(Exception):
+class _NotInRow(RuntimeError):
     """A stage reads other rows, or does not go through its own from neighbour to neighbour."""
+
+
+# Raised below nested callbacks of TVM, which hand on only errors that they know by name.
+tvm_ffi.register_error("_NotInRow", _NotInRow)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Rows:
             return Miss(f"{plan.rows} rows are too few for the threads")
         try:
             plan.emit("probe", NoKnobs())
-        except _NotInRow as problem_found:
+        except RuntimeError as problem_found:  # what TVM's callbacks make of a _NotInRow
             return Miss(str(problem_found))
         return plan
 
