@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+
 from optc.ir.ops import (
     AdaptiveAvgPool,
     AvgPool,
@@ -22,7 +23,6 @@ from optc.ir.ops import (
     Resize,
 )
 from optc.ir.types import TensorType
-
 from tests.strategies.shapes import FLOATS, dtypes
 from tests.strategies.values import Normal, Uniform, Values
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+
 from optc.ir.dtype import DType
 from optc.ir.ops import (
     Concat,
@@ -26,7 +27,6 @@ from optc.ir.ops import (
     Transpose,
 )
 from optc.ir.types import TensorType
-
 from tests.strategies.shapes import ANY, EXTENTS, INDICES, axis_of, broadcastable, dtypes, shapes
 from tests.strategies.values import Normal, Rows, Values, Whole
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+
 from optc.ir.dtype import DType
 from optc.ir.ops import (
     ArgMax,
@@ -28,7 +29,6 @@ from optc.ir.ops import (
     TopK,
 )
 from optc.ir.types import TensorType
-
 from tests.strategies.shapes import ANY, FLOATS, NUMBERS, axis_of, dtypes, shapes
 from tests.strategies.values import Normal, Uniform, Values, Whole
 

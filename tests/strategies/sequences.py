@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+
 from optc.ir.dtype import DType
 from optc.ir.ops import Attention, BagMode, EmbeddingBag, Gru, Linear, Lstm, MatMul, Op
 from optc.ir.types import TensorType
-
 from tests.strategies.shapes import FLOATS, INDICES, broadcastable, dtypes, shapes
 from tests.strategies.values import Ascending, Normal, Values, Whole
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
+
 from optc.ir.dtype import DType
 
 FLOATS = (DType.F32, DType.F32, DType.F64, DType.F16, DType.BF16)

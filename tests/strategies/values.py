@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from optc.backends.reference.dtypes import TORCH_DTYPE
 from optc.ir.dtype import DType
 from optc.ir.types import TensorType
-from torch import Tensor
 
 _SPECIAL = (0.0, -0.0, float("nan"), float("inf"), float("-inf"), 1.0, -1.0)
 

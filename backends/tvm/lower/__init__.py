@@ -20,7 +20,7 @@ def lower_node(node: Node, tensors: Sequence[te.Tensor]) -> tuple[te.Tensor, ...
 
     Raises KeyError for an op that has no lowering.
     """
-    # Late, because scans are written with the templates' loops, and templates lower nodes.
+    # Late: families import from this package, and it must stand before they do.
     from optc.backends.tvm.lower.table import LOWER
 
     types = [value.type for value in node.inputs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from tvm import te, tirx
 from tvm.ir import Expr
@@ -10,10 +11,12 @@ from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.lower.element import i32
-from optc.backends.tvm.templates.loops import Code
 from optc.ir.types import TensorType
 
-Body = Callable[[Code, Sequence[Buffer], Sequence[Buffer]], None]
+if TYPE_CHECKING:
+    from optc.backends.tvm.templates.loops import Code
+
+    Body = Callable[[Code, Sequence[Buffer], Sequence[Buffer]], None]
 
 LANES = 16  # of a vector loop: LLVM splits it where registers are shorter
 
@@ -22,6 +25,9 @@ def loop_nest(
     name: str, inputs: Sequence[te.Tensor], types: Sequence[TensorType], body: Body
 ) -> list[te.Tensor]:
     """Tensors of `types` that `body(code, inputs, outputs)` writes."""
+    # Late: some templates are written with lowerings, and their package holds the loops.
+    from optc.backends.tvm.templates.loops import Code
+
     outputs = [
         tirx.decl_buffer(type.shape, tvm_dtype(type.dtype), f"{name}_{i}" if i else name)
         for i, type in enumerate(types)

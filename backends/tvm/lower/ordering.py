@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tvm import te, tirx
 from tvm.ir import Expr
@@ -23,10 +24,12 @@ from optc.backends.tvm.lower.element import (
 )
 from optc.backends.tvm.lower.elementwise import converter
 from optc.backends.tvm.lower.loop_nest import loop_nest
-from optc.backends.tvm.templates.loops import Code
 from optc.ir.dtype import DType
 from optc.ir.ops import Op, Sort, TopK
 from optc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from optc.backends.tvm.templates.loops import Code
 
 _RUN = 8  # elements that insertion sort orders before merging starts
 _PARTS = 64  # threads' shares: each has its own scratch rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tvm import te, tirx
 from tvm.ir import Expr
@@ -28,10 +29,12 @@ from optc.backends.tvm.lower.element import (
     wide,
 )
 from optc.backends.tvm.lower.loop_nest import LANES, each_lane, loop_nest
-from optc.backends.tvm.templates.loops import Code
 from optc.ir.dtype import DType
 from optc.ir.ops import Gru, Lstm, Op
 from optc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from optc.backends.tvm.templates.loops import Code
 
 _WORTH_SHARING = 1 << 18  # multiply-adds in a step that repay waking threads
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from tvm import te, tirx
 from tvm.ir import Expr
@@ -22,10 +23,12 @@ from optc.backends.tvm.lower.element import (
     wide,
 )
 from optc.backends.tvm.lower.loop_nest import LANES, loop_nest
-from optc.backends.tvm.templates.loops import Code
 from optc.ir.dtype import DType
 from optc.ir.ops import CumProd, CumSum
 from optc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from optc.backends.tvm.templates.loops import Code
 
 
 def cumulative(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tvm import te, tirx
 from tvm.ir import Expr
@@ -19,11 +20,14 @@ from optc.backends.tvm.lower.element import (
     unravel,
     wide,
 )
-from optc.backends.tvm.lower.loop_nest import Body, each_lane, loop_nest
-from optc.backends.tvm.templates.loops import Code
+from optc.backends.tvm.lower.loop_nest import each_lane, loop_nest
 from optc.ir.dtype import DType
 from optc.ir.ops import Reduction, ScatterElements, ScatterNd
 from optc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from optc.backends.tvm.lower.loop_nest import Body
+    from optc.backends.tvm.templates.loops import Code
 
 _CHUNK = 64  # columns that one thread keeps to itself
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tvm import te, tirx
 from tvm.ir import Expr
@@ -21,9 +22,11 @@ from optc.backends.tvm.lower.element import (
     wide,
 )
 from optc.backends.tvm.lower.loop_nest import each_lane, loop_nest
-from optc.backends.tvm.templates.loops import Code
 from optc.ir.ops import BagMode, EmbeddingBag, Op
 from optc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from optc.backends.tvm.templates.loops import Code
 
 
 def _embedding_bag(

@@ -37,6 +37,10 @@ class NotElementwise(Exception):
     """A value's elements need a loop to compute (a reduction, a scan): it cannot be inlined."""
 
 
+# Raised below nested callbacks of TVM, which hand on only errors that they know by name.
+tvm_ffi.register_error("NotElementwise", NotElementwise)
+
+
 def placeholder(value: Value, name: str) -> te.Tensor:
     """A TE input of the value's type."""
     return te.placeholder(value.shape, tvm_dtype(value.type.dtype), name)
