@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optc.backends.tvm.templates.attention import Attention
 from optc.backends.tvm.templates.batch_matmul import BatchMatMul
 from optc.backends.tvm.templates.conv import Convolution
 from optc.backends.tvm.templates.depthwise import Depthwise
@@ -18,6 +19,7 @@ TEMPLATES: tuple[Template, ...] = (
     Depthwise(),
     Convolution(),
     Pooling(),
+    Attention(),
     BatchMatMul(),
     Rows(),
     Generic(),

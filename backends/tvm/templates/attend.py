@@ -20,6 +20,7 @@ from optc.backends.tvm.lower.floatbits import ROUNDER, f32, opaque, polynomial
 from optc.backends.tvm.templates.image import Image
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.places import Coordinate, Lane
+from optc.backends.tvm.templates.shuffles import transposed
 from optc.backends.tvm.templates.taps import pieces
 from optc.backends.tvm.templates.tile import Tile, drain
 
@@ -174,6 +175,7 @@ class _Block:
             self._finish_mixed()
 
     def _span(self, start: Expr, size: int, parts: int) -> None:
+        """Scores, weights and weighted sums of `size` keys from `start` on."""
         memory = self.memory
         if parts > 1:
             self._each(lambda at: self.code.store(memory.factors, at, memory.peaks[at[0]]))
@@ -187,16 +189,18 @@ class _Block:
         if parts > 1:
             self._each(self._rescale)
         self._weights(seen)
-        columns = self.vector_columns()
         if parts == 1:
             self._each(self._invert)
-        for panel, width in columns:
-            for run in _runs(self.rows, self.nest.rows_per_tile(-(-width // self.lanes))):
-                for tile in range(run.repeat):
-                    row = run.first + tile * run.size
-                    self._mix(start, seen, row, run.size, panel, width, parts)
+        self._mix_all(start, seen)
 
-    def vector_columns(self) -> list[tuple[int, int]]:
+    def _mix_all(self, start: Expr, seen: Expr | int) -> None:
+        """The block's weighted sums of values, one register tile after the other."""
+        for panel, width in self._panels():
+            for run in _runs(self.rows, self.nest.rows_per_tile(-(-width // self.lanes))):
+                for row in range(run.first, run.first + run.repeat * run.size, run.size):
+                    self._mix(start, seen, row, run.size, panel, width)
+
+    def _panels(self) -> list[tuple[int, int]]:
         """(first, width) of panels of at most two vectors."""
         limit = 2 * self.lanes
         return [(at, min(limit, self.heads.width - at)) for at in range(0, self.heads.width, limit)]
@@ -211,13 +215,33 @@ class _Block:
 
     def _transpose_queries(self) -> None:
         """queries[column][row]; rows beyond the last repeat it."""
-        code, heads = self.code, self.heads
-        with code.loop("column", heads.depth) as column:
-            with code.unrolled("row", self.wide) as row:
-                last = row if self.rows == self.wide else tirx.min(row, self.rows - 1)
-                place = self.first + last
-                value = heads.query(self.head, place, column)
+        code, lanes = self.code, self.lanes
+        blocks, rest = divmod(self.heads.depth, lanes)
+        if blocks:
+            with code.loop("block", blocks) as block:
+                for vector in range(self.vectors):
+                    self._transpose_block(code.bind(block * lanes, "column"), vector * lanes)
+        if rest:
+            with code.loop("column", rest) as column, code.unrolled("row", self.wide) as row:
+                column = column + blocks * lanes
+                value = self.heads.query(self.head, self._row(row), column)
                 code.store(self.memory.queries, (column * self.wide + row,), value)
+
+    def _transpose_block(self, column: Expr, first: int) -> None:
+        code, lanes = self.code, self.lanes
+        rows = [code.scratch("row", (lanes,), _DTYPE) for _ in range(lanes)]
+        for number, row in enumerate(rows):
+            place = self._row(as_index(first + number))
+            with code.vector("lane", lanes) as lane:
+                code.store(row, (lane,), self.heads.query(self.head, place, column + lane))
+        for number, queries in enumerate(transposed(code, rows)):
+            with code.vector("lane", lanes) as lane:
+                place = (column + number) * self.wide + (first + lane)
+                code.store(self.memory.queries, (place,), queries[lane])
+
+    def _row(self, row: Expr) -> Expr:
+        last = row if self.rows == self.wide else tirx.min(row, self.rows - 1)
+        return self.first + last
 
     def _scores(self, start: Expr, key: Expr, count: int) -> None:
         """Scores of `count` keys, and the maxima so far."""
@@ -300,7 +324,7 @@ class _Block:
         self.code.store(self.memory.totals, at, inverse)
 
     def _mix(
-        self, start: Expr, seen: Expr | int, row: int, rows: int, panel: int, width: int, parts: int
+        self, start: Expr, seen: Expr | int, row: int, rows: int, panel: int, width: int
     ) -> None:
         """Weighted sums of values for `rows` rows and `width` columns."""
         code, heads, memory, lanes = self.code, self.heads, self.memory, self.lanes

@@ -71,7 +71,9 @@ class Attention:
         if not anchor.output.type.elements or not anchor.inputs[1].type.elements:
             return Miss("the attention is empty")
         task = fused(problem, anchor)
-        return task if isinstance(task, Miss) else AttentionPlan(task, f"{self.name}/{self.version}")
+        return (
+            task if isinstance(task, Miss) else AttentionPlan(task, f"{self.name}/{self.version}")
+        )
 
 
 @dataclass(frozen=True)

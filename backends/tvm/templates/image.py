@@ -168,7 +168,7 @@ class ImageReader:
     parallel: bool
 
     def image(self, few: int = FEW_CHANNELS) -> Image:
-        """In place when it can be; the last axis may be apart when it has at most `few` elements."""
+        """In place when it can be; the last axis may lie apart if it has at most `few` elements."""
         value = self.value
         steps = steps_of(self.io.task.problem.body, value)
         if steps is None or tvm_dtype(value.type.dtype) != self.dtype:
