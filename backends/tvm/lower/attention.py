@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvm import te, tirx
+from tvm import te
 from tvm.ir import Expr
 
 from optc.backends.tvm.lower import functions as fn
@@ -15,6 +15,7 @@ from optc.backends.tvm.lower.element import (
     i32,
     lowest,
     pinned,
+    quotient,
     reader,
     wide,
 )
@@ -58,8 +59,7 @@ def attention(
 
 
 def _key_head(head: Expr, q: TensorType, k: TensorType) -> Expr:
-    group = q.shape[-3] // k.shape[-3]
-    return head if group == 1 else tirx.indexdiv(head, i32(group))
+    return quotient(head, q.shape[-3] // k.shape[-3], q.shape[-3])
 
 
 def _scores(

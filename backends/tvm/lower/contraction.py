@@ -19,6 +19,7 @@ from optc.backends.tvm.lower.element import (
     exact,
     i32,
     pinned,
+    quotient,
     reader,
     wide,
 )
@@ -138,7 +139,7 @@ def _grouped(output: Expr, group_size: int, groups: int, inner: Expr, width: int
     """The input channel that the `inner`-th weight of an output channel reads."""
     if groups == 1:
         return inner
-    return tirx.indexdiv(output, i32(group_size)) * i32(width) + inner
+    return quotient(output, group_size, group_size * groups) * i32(width) + inner
 
 
 def _conv_transpose(op: ConvTranspose, tensors: Tensors, types: Types) -> Tensors:
@@ -175,7 +176,7 @@ def _conv_transpose(op: ConvTranspose, tensors: Tensors, types: Types) -> Tensor
             conditions += [source >= i32(0), source < i32(extents[i])]
             places.append(source)
             tap_places.append(tap)
-        group = tirx.indexdiv(output, i32(weights.shape[1]))
+        group = quotient(output, weights.shape[1], weights.shape[1] * op.groups)
         source_channel = channel.var if op.groups == 1 else group * i32(per_group) + channel.var
         inner = output if op.groups == 1 else tirx.indexmod(output, i32(weights.shape[1]))
         product = image(*image_index(batch, source_channel, places, op.channels_last)) * weight(

@@ -200,6 +200,13 @@ def _like(value: int, other: Expr) -> Expr:
     return tirx.const(value, str(other.ty))
 
 
+def quotient(index: Expr, divisor: int, extent: int) -> Expr:
+    """index // divisor for 0 <= index < extent, said so that it stays right when loops are joined."""
+    if extent <= divisor:
+        return i32(0)
+    return index if divisor == 1 else tirx.indexdiv(index, i32(divisor))
+
+
 def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
     """The index tuple of a row-major place."""
     index: list[Expr] = []

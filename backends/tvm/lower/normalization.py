@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tvm import te, tirx
+from tvm import te
 from tvm.ir import Expr
 
 from optc.backends.tvm.lower import functions as fn
@@ -16,6 +16,7 @@ from optc.backends.tvm.lower.element import (
     const,
     exact,
     i32,
+    quotient,
     reader,
     wide,
 )
@@ -129,7 +130,7 @@ def _group_norm(op: GroupNorm, tensors: Tensors, types: Types) -> Tensors:
     def element(*index: Expr) -> Expr:
         channel = index[axis]
         pin = [i32(0)] * len(shape)
-        pin[0], pin[axis] = index[0], tirx.indexdiv(channel, i32(width))
+        pin[0], pin[axis] = index[0], quotient(channel, width, channels)
         return _affine((read(*index) - mean(*pin)) * inverse(*pin), affine, [channel])
 
     return [compute(op.name, x, element)]

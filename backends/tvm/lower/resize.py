@@ -18,6 +18,7 @@ from optc.backends.tvm.lower.element import (
     exact,
     i32,
     move,
+    quotient,
     reader,
     wide,
 )
@@ -69,7 +70,7 @@ def _floor_place(place: Expr, scale: float, extent: int, size: int) -> Expr:
     every = np.arange(size)
     wanted = np.minimum(np.floor(every.astype(np.float32) * np.float32(scale)), extent - 1)
     if size and size % max(extent, 1) == 0 and np.array_equal(wanted, every // (size // extent)):
-        return place if size == extent else tirx.indexdiv(place, i32(size // extent))
+        return quotient(place, size // extent, size)
     if size and extent % size == 0 and np.array_equal(wanted, every * (extent // size)):
         return place * i32(extent // size)
     position = tirx.floor(cast(place, DType.F32) * const(scale, DType.F32))
