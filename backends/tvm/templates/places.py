@@ -114,12 +114,15 @@ def _reads_in_place(tensor: te.Tensor, sources: set[Key]) -> bool:
         source, *index = item.args
         if not _depends(source, sources):
             return
+        if len(index) > len(axes):
+            fine = False
+            return
         here = axes[len(axes) - len(index) :]
         same = all(
             int(dim) == 1 or i.same_as(axis)
             for i, axis, dim in zip(index, here, source.shape, strict=True)
         )
-        fine = fine and len(index) <= len(axes) and same and _reads_in_place(source, sources)
+        fine = fine and same and _reads_in_place(source, sources)
 
     for body in op.body:
         tvm_ffi.structural_walk(body, (Call, call))
