@@ -12,7 +12,8 @@ the last panel has as many vectors as it needs, and its last vector is stored in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,9 @@ from optc.ir.types import TensorType
 
 _MOST_VECTORS = 8  # wider tiles only lower the rows
 _UNROLL = 2  # steps of K per loop iteration: more only takes time to compile
+_MOST_UNROLL = 8
+_MOST_FETCHES = 2
+_LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,6 @@ class GemmPlan:
         """Tile shapes, the fewest estimated cycles first."""
         target = self.task.problem.target
         lanes = target.lanes(self.product.dtype)
-        unroll = lanes if broadcasts_lanes(target) else _UNROLL
         found = []
         for vectors in range(1, min(_MOST_VECTORS, -(-self.product.n // lanes)) + 1):
             most = register_rows(target, vectors)
@@ -127,8 +130,41 @@ class GemmPlan:
             tiles = -(-self.product.m // most)
             for count in (tiles, tiles + 1):
                 rows = -(-self.product.m // count)
-                found.append(GemmKnobs(rows, vectors, unroll))
+                found.append(GemmKnobs(rows, vectors, self._unroll(vectors, count)))
         return sorted(dict.fromkeys(found), key=self.cycles)
+
+    def _unroll(self, vectors: int, strips: int) -> int:
+        """Steps per iteration: at best as many as make one cache line of the next panel due."""
+        target = self.task.problem.target
+        lanes = target.lanes(self.product.dtype)
+        if broadcasts_lanes(target):
+            return lanes
+        line = _LINE * 8 // self.product.node.inputs[1].type.dtype.bits
+        if self._is_far:
+            return min(_MOST_UNROLL, max(_UNROLL, strips * line // (vectors * lanes)))
+        return _UNROLL
+
+    @property
+    def _is_far(self) -> bool:
+        """Whether the weights come from beyond the second-level cache each time."""
+        size = self.product.node.inputs[1].type.nbytes
+        return size > self.task.problem.target.cache("l2", 0)
+
+    def fetches(self, knobs: GemmKnobs) -> int:
+        """Cache lines of the next panel to ask for in each block of steps.
+
+        A panel is read from memory for its first strip of rows and from the second-level cache for
+        the others: without asking ahead, memory rests while these run. A single strip streams
+        through its weights, which the hardware sees by itself.
+        """
+        strips = -(-self.product.m // knobs.rows)
+        steps = self.product.k // knobs.unroll
+        if strips < 2 or not self._is_far or not steps:
+            return 0
+        lanes = self.task.problem.target.lanes(self.product.dtype)
+        weights = self.product.node.inputs[1].type.dtype.bits // 8
+        lines = self.product.k * knobs.vectors * lanes * weights / _LINE
+        return min(_MOST_FETCHES, math.ceil(lines / (strips * steps)))
 
     def cycles(self, knobs: GemmKnobs) -> float:
         """Estimated cycles of the slowest thread."""
@@ -158,6 +194,7 @@ class _Emission:
         place = plan.task.problem.body.inputs.index(weight)
         self.io: FusedEmitter = plan.task.emitter({place: self.pack})
         self.weights = self.io.packed(weight)
+        self.fetches = plan.fetches(knobs)
         self.code = Code()
 
     def run(self, symbol: str) -> Emitted:
@@ -177,10 +214,23 @@ class _Emission:
                 with chosen:
                     for columns, here in code.cases(panel < full, *widths):
                         with here:
-                            self.tile(left, Tile(rows, columns, self.lanes), panel, row)
+                            self.tile(left, Tile(rows, columns, self.lanes), panel, strip, row)
         return self.io.finish(code, symbol)
 
-    def tile(self, left: Operand, tile: Tile, panel: Expr, row: Expr) -> None:
+    def ahead(self, start: Expr, strip: Expr) -> Callable[[Expr], None]:
+        """Asks for the next panel, a part in every tile of this one."""
+        line = _LINE * 8 // self.product.node.inputs[1].type.dtype.bits
+        following = start + self.product.k * self.pack.width
+        steps = self.product.k // self.knobs.unroll
+
+        def fetch(step: Expr) -> None:
+            for i in range(self.fetches):
+                part = (strip * steps + step) * self.fetches + i
+                self.code.prefetch(self.weights, following + part * line)
+
+        return fetch
+
+    def tile(self, left: Operand, tile: Tile, panel: Expr, strip: Expr, row: Expr) -> None:
         code, product = self.code, self.product
         start = code.bind(panel * (product.k * self.pack.width), "start")
 
@@ -190,6 +240,7 @@ class _Emission:
         sums = accumulate(
             code, tile, product.k, self.knobs.unroll, lambda r, k: left((), row + r, k), right,
             tvm_dtype(product.dtype), by_lanes=broadcasts_lanes(self.target),
+            ahead=self.ahead(start, strip) if self.fetches else None,
         )  # fmt: skip
 
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:

@@ -81,6 +81,13 @@ class Code:
         """`buffer[index] = value`."""
         self.add(tirx.BufferStore(buffer, value, [as_index(i) for i in index]))
 
+    def prefetch(self, buffer: Buffer, place: Expr) -> None:
+        """Ask for the cache line of `buffer[place]` in the second-level cache; never faults."""
+        address = tirx.address_of(tirx.BufferLoad(buffer, [place]))
+        read, second_level, data = (tirx.const(n, "int32") for n in (0, 2, 1))
+        hint = tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, second_level, data)
+        self.add(tirx.Evaluate(hint))
+
     def scratch(self, name: str, shape: Sequence[int], dtype: str, scope: str = "local") -> Buffer:
         """Memory that lives to the end of the open block: "local" for tiles, "global" if large."""
         buffer = tirx.decl_buffer(tuple(shape), dtype, name, scope=scope, data_alignment=64)

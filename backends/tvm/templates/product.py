@@ -102,7 +102,7 @@ def _broadcast(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
 def left_operand(code: Code, io: FusedEmitter, product: Product, machine: Target) -> Operand:
     """Elements of the left side, each read many times.
 
-    What takes more than a load, or lies apart along k, is first written to scratch memory.
+    What takes more than a load, or lies scattered, is first written to scratch memory.
     """
     value = product.node.inputs[0]
     batch = list(product.batch)
@@ -120,12 +120,20 @@ def left_operand(code: Code, io: FusedEmitter, product: Product, machine: Target
 
 
 def _runs_along(space: Space) -> bool:
-    """Whether all loads go from neighbour to neighbour along the last axis."""
-    last = space.rank - 1
-    loops = [place for place, loop in enumerate(space.loops) if loop.axis == last]
-    if not loops:
-        return True
-    return len(loops) == 1 and all(strides[loops[0]] == 1 for strides in space.strides)
+    """Whether rows lie at equal distances, and loads go from neighbour to neighbour along them.
+
+    Rows that lie anywhere would take an address register each.
+    """
+    for axis in (space.rank - 2, space.rank - 1):
+        loops = [place for place, loop in enumerate(space.loops) if loop.axis == axis]
+        if len(loops) > 1 or any(access[n] is None for access in space.strides for n in loops):
+            return False
+    return all(
+        access[n] == 1
+        for access in space.strides
+        for n, loop in enumerate(space.loops)
+        if loop.axis == space.rank - 1
+    )
 
 
 def stored(

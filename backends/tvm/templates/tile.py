@@ -98,14 +98,16 @@ def accumulate(
     dtype: str = "float32",
     padded: bool = True,
     by_lanes: bool = False,
+    ahead: Callable[[Expr], None] | None = None,
 ) -> Buffer:
     """Sums over 0 <= k < extent of left(row, k) * right(k, column), in registers.
 
     `right` may be asked for columns beyond the last if it is `padded`. `by_lanes`: load `unroll`
-    elements of a row at once. Answers with the tile's sums, shape (rows, width): every index into
+    elements of a row at once. `ahead(i)` is called in the i-th block of `unroll` steps. Answers with the tile's sums, shape (rows, width): every index into
     them must be constant after unrolling.
     """
-    return _Accumulation(code, tile, left, right, dtype, padded, by_lanes).run(extent, unroll)
+    sums = _Accumulation(code, tile, left, right, dtype, padded, by_lanes, ahead)
+    return sums.run(extent, unroll)
 
 
 @dataclass
@@ -117,6 +119,7 @@ class _Accumulation:
     dtype: str
     padded: bool
     by_lanes: bool
+    ahead: Callable[[Expr], None] | None
 
     def run(self, extent: int, unroll: int) -> Buffer:
         """Emit the loop."""
@@ -130,6 +133,8 @@ class _Accumulation:
         blocks, rest = divmod(extent, unroll)
         if blocks:
             with code.loop("k", blocks) as k:
+                if self.ahead:
+                    self.ahead(k)
                 elements = self._elements(k * unroll, unroll)
                 for i in range(unroll):
                     self._step(sums[i % ways], k * unroll + i, elements(i))
