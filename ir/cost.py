@@ -173,7 +173,8 @@ _TAPS = {Interpolation.NEAREST: 0, Interpolation.LINEAR: 2, Interpolation.CUBIC:
 
 
 def _resize(op: Resize, _: Types, outputs: Types) -> int:
-    return 2 * _TAPS[op.mode] ** len(op.size) * outputs[0].elements
+    taps: int = _TAPS[op.mode] ** len(op.size)
+    return 2 * taps * outputs[0].elements
 
 
 def _grid_sample(op: GridSample, _: Types, outputs: Types) -> int:

@@ -60,7 +60,7 @@ def to_tensor(item: Constant) -> Tensor:
 
 
 def widened(meaning: Meaning) -> Meaning:
-    """The same function computed in f32 where inputs are f16 or bf16, rounded to the first's dtype."""
+    """The same function, halves computed in f32; the result is rounded to the first's dtype."""
 
     def run(op: Op, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         if not any(x.dtype in _HALF for x in inputs):

@@ -1,4 +1,4 @@
-"""Run the IR with torch: the oracle of every test, the engine of calibration and of quality metrics."""
+"""Run the IR with torch: the oracle of every test, the engine of calibration and of metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Observer = Callable[[Node, tuple[Tensor, ...]], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one call of a module gives: outputs by name, and every state as the next call finds it."""
+    """What one call of a module gives: outputs by name, and states as the next call finds them."""
 
     outputs: Mapping[str, Tensor]
     states: Mapping[str, Tensor]

@@ -16,7 +16,8 @@ def _gelu(op: ew.Gelu, x: Tensor) -> Tensor:
 
 
 def _elu(op: ew.Elu, x: Tensor) -> Tensor:
-    return torch.ops.aten.elu(x, op.alpha, op.scale, op.input_scale)
+    y: Tensor = torch.ops.aten.elu(x, op.alpha, op.scale, op.input_scale)
+    return y
 
 
 def _clamp(op: ew.Clamp, x: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def _scatter_nd(op: ScatterNd, data: Tensor, indices: Tensor, updates: Tensor) -
     depth = indices.shape[-1]
     width = math.prod(data.shape[depth:])
     rows = data.reshape(math.prod(data.shape[:depth]), width)
-    # As a scatter along rows the updates of one element are joined in order; index_put promises none.
+    # A scatter along rows joins the updates of one element in order; index_put promises none.
     place = _row_of(indices, data.shape).reshape(-1, 1).expand(-1, width)
     joined = _scatter(rows, 0, place, updates.reshape(place.shape), op.reduction)
     return joined.reshape(data.shape)

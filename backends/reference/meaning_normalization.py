@@ -19,16 +19,20 @@ def _batch_norm(
     return functional.batch_norm(x, mean, variance, scale, bias, False, 0.0, op.epsilon)
 
 
-def _layer_norm(op: LayerNorm, x: Tensor, *affine: Tensor) -> Tensor:
-    return functional.layer_norm(x, x.shape[-op.axes :], *affine, eps=op.epsilon)
+def _layer_norm(
+    op: LayerNorm, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    return functional.layer_norm(x, x.shape[-op.axes :], weight, bias, op.epsilon)
 
 
-def _rms_norm(op: RmsNorm, x: Tensor, *weight: Tensor) -> Tensor:
-    return functional.rms_norm(x, x.shape[-op.axes :], *weight, eps=op.epsilon)
+def _rms_norm(op: RmsNorm, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    return functional.rms_norm(x, x.shape[-op.axes :], weight, op.epsilon)
 
 
-def _group_norm(op: GroupNorm, x: Tensor, *affine: Tensor) -> Tensor:
-    return functional.group_norm(x, op.groups, *affine, eps=op.epsilon)
+def _group_norm(
+    op: GroupNorm, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    return functional.group_norm(x, op.groups, weight, bias, op.epsilon)
 
 
 MEANING: Mapping[type[Op], Meaning] = {

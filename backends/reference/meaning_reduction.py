@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from optc.ir.ops import (
 )
 
 
-def _fold(function: Any) -> Meaning:
+def _fold(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> Meaning:
     """A torch reduction over several axes; torch takes no axes for all axes, the IR for none."""
 
     def meaning(op: Any, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def _product(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     return x
 
 
-def _arg(function: Any) -> Meaning:
+def _arg(function: Callable[[Tensor, int, bool], Tensor]) -> Meaning:
     def meaning(op: ArgMax | ArgMin, x: Tensor) -> Tensor:
         return function(x.byte() if x.dtype is torch.bool else x, op.axis, op.keepdims)
 

@@ -91,7 +91,8 @@ def _counts(op: AvgPool, axis: int, extent: int, outputs: int) -> Tensor:
 
 
 def _adaptive(op: AdaptiveAvgPool, x: Tensor) -> Tensor:
-    return _ADAPTIVE[len(op.size)](x, op.size)
+    y: Tensor = _ADAPTIVE[len(op.size)](x, op.size)
+    return y
 
 
 _RESIZE: Mapping[tuple[Interpolation, int], Any] = {
@@ -112,7 +113,8 @@ def _resize(op: Resize, x: Tensor) -> Tensor:
         for scale, extent, size in zip(op.scales, x.shape[2:], op.size, strict=True)
     ]
     align = () if op.mode is Interpolation.NEAREST else (op.align_corners,)
-    return _RESIZE[op.mode, len(op.size)](x, list(op.size), *align, *factors)
+    y: Tensor = _RESIZE[op.mode, len(op.size)](x, list(op.size), *align, *factors)
+    return y
 
 
 _GRID_MODE = {

@@ -1,4 +1,4 @@
-"""What an op gets for being in the catalogue: a meaning, a cost, a lowering, and proof they agree."""
+"""What every op of the catalogue has: a meaning, a cost, a lowering, and proof that they agree."""
 
 from __future__ import annotations
 

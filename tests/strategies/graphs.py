@@ -94,9 +94,9 @@ class _Growing:
 
 
 _UNARY: tuple[Op, ...] = (
-    ew.Tanh(), ew.Sigmoid(), ew.Relu(), ew.Gelu(), ew.Gelu(tanh=True), ew.Silu(), ew.Abs(), ew.Neg(),
-    ew.Sin(), ew.Cos(), ew.Erf(), ew.HardSwish(), ew.HardSigmoid(), ew.Clamp(-2.0, 2.0), ew.Elu(),
-    ew.LeakyRelu(0.1), ew.Softplus(),
+    ew.Tanh(), ew.Sigmoid(), ew.Relu(), ew.Gelu(), ew.Gelu(tanh=True), ew.Silu(), ew.Abs(),
+    ew.Neg(), ew.Sin(), ew.Cos(), ew.Erf(), ew.HardSwish(), ew.HardSigmoid(),
+    ew.Clamp(-2.0, 2.0), ew.Elu(), ew.LeakyRelu(0.1), ew.Softplus(),
 )  # fmt: skip
 _BINARY: tuple[Op, ...] = (ew.Add(), ew.Sub(), ew.Mul(), ew.Maximum(), ew.Minimum())
 

@@ -75,7 +75,7 @@ def _with_bias(
 
 
 def padded(x: te.Tensor, type: TensorType, padding: Pairs, channels_last: bool) -> Read:
-    """Reads x with zeros around its spatial axes; a stage of its own, so that no inner loop branches."""
+    """Reads x with zeros around its spatial axes: a stage of its own, so no inner loop branches."""
     read = reader(x, type)
     if not any(low or high for low, high in padding):
         return read
@@ -143,12 +143,12 @@ def _grouped(output: Expr, group_size: int, groups: int, inner: Expr, width: int
 
 
 def _conv_transpose(op: ConvTranspose, tensors: Tensors, types: Types) -> Tensors:
-    """Each output gathers the taps that reach it: with no dilation every stride-th of the kernel."""
+    """Each output gathers the taps that reach it: undilated, every stride-th of the kernel."""
     (result,), (x, weights) = op.infer(*types), types[:2]
     image, weight = reader(tensors[0], x), reader(tensors[1], weights)
     per_group = weights.shape[0] // op.groups
     channel = te.reduce_axis((0, per_group), "c")
-    extents = [dim for dim in split_shape(x.shape, op.channels_last)[2]]
+    extents = split_shape(x.shape, op.channels_last)[2]
     kernel = weights.shape[2:]
     phased = [dilation == 1 for dilation in op.dilation]
     counts = [

@@ -1,4 +1,4 @@
-"""Elements of tensors as expressions: reading them wide, writing them rounded, constants, bounds."""
+"""Elements of tensors as expressions: read wide, written rounded; constants, bounds, indices."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cast(value: Expr, dtype: DType) -> Expr:
 
 
 def _widened(value: Expr) -> Expr:
-    """A bf16 as f32, bit by bit: where a cast's result is bound to a name, TVM converts raw bits."""
+    """A bf16 as f32, bit by bit: where a cast's result has a name, TVM converts the raw bits."""
     bits = tirx.Cast("uint32", tirx.reinterpret("uint16", value))
     return tirx.reinterpret("float32", tirx.shift_left(bits, tirx.const(16, "uint32")))
 
@@ -142,7 +142,7 @@ def both(*conditions: Expr) -> Expr:
 
 
 def differ(a: Expr, b: Expr) -> Expr:
-    """Exclusive or of bools; TVM compiles `!=` of bools to a comparison of floats, which LLVM refuses."""
+    """Exclusive or of bools; TVM compares bools as floats, which LLVM refuses."""
     return tirx.Or(tirx.And(a, tirx.Not(b)), tirx.And(tirx.Not(a), b))
 
 
@@ -192,7 +192,7 @@ def minimum(a: Expr, b: Expr, dtype: DType) -> Expr:
 
 
 def clamp_index(index: Expr, extent: int) -> Expr:
-    """An index as int32 inside [0, extent): what a model's bug or a stranger's input cannot leave."""
+    """An index as int32 inside [0, extent), which no input of a stranger can leave."""
     return i32(tirx.max(tirx.min(index, _like(extent - 1, index)), _like(0, index)))
 
 
@@ -201,7 +201,7 @@ def _like(value: int, other: Expr) -> Expr:
 
 
 def quotient(index: Expr, divisor: int, extent: int) -> Expr:
-    """index // divisor for 0 <= index < extent, said so that it stays right when loops are joined."""
+    """index // divisor for 0 <= index < extent; zero says so, as joined loops lose the bound."""
     if extent <= divisor:
         return i32(0)
     return index if divisor == 1 else tirx.indexdiv(index, i32(divisor))

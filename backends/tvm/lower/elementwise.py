@@ -196,17 +196,17 @@ def _pow(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
 
 def _compare(compare: Callable[[Expr, Expr], Expr]) -> Lowering:
     def formula(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
-        return compare(*_comparable(dtype, a, b))
+        return compare(_comparable(dtype, a), _comparable(dtype, b))
 
     return _jump(formula)
 
 
-def _comparable(dtype: DType, *items: Expr) -> tuple[Expr, ...]:
-    return tuple(cast(item, DType.I8) for item in items) if dtype is DType.BOOL else items
+def _comparable(dtype: DType, item: Expr) -> Expr:
+    return cast(item, DType.I8) if dtype is DType.BOOL else item
 
 
 def _not_equal(_: Op, dtype: DType, a: Expr, b: Expr) -> Expr:
-    return not_equal(*_comparable(dtype, a, b), dtype)
+    return not_equal(_comparable(dtype, a), _comparable(dtype, b), dtype)
 
 
 def _where(
@@ -251,7 +251,7 @@ def converter(source: DType, target: DType) -> Callable[[Expr], Expr]:
     if source is goal:
         return lambda x: x
     if source.is_float and goal.bits < 32:
-        # Out-of-range floats wrap through i32, as torch's do; straight to 8 bits LLVM may do anything.
+        # Out-of-range floats wrap through i32, as torch's do; straight to 8 bits is undefined.
         return lambda x: cast(cast(x, DType.I32), goal)
     return lambda x: cast(x, goal)
 

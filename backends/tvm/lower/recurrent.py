@@ -122,7 +122,8 @@ def _multiply(
 
 def _across_lanes(code: Code, parts: Buffer, dtype: str) -> Expr:
     """The sum of a vector by halving, each half an array of its own: one that is read in vectors of
-    many lengths takes LLVM seconds."""
+    many lengths takes LLVM seconds.
+    """
     size = LANES // 2
     while size:
         half = code.scratch("half", (size,), dtype)

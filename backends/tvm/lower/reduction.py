@@ -54,7 +54,8 @@ def sum_of(dtype: DType) -> Fold:
     """Reducer of the sum; of bools, "or"."""
     if dtype is DType.BOOL:
         return _folder(lambda a, b: tirx.Or(a, b), const(False, dtype), "any")
-    return te.sum
+    total: Fold = te.sum
+    return total
 
 
 def product_of(dtype: DType) -> Fold:
@@ -85,7 +86,8 @@ def quiet_max_of(dtype: DType) -> Fold:
 
 # TVM looks at the reducer's source, so a lambda stands even where an operator would do.
 def _folder(combine: Combine, identity: Expr, name: str) -> Fold:
-    return te.comm_reducer(combine, lambda _: identity, name=name)
+    reducer: Fold = te.comm_reducer(combine, lambda _: identity, name=name)
+    return reducer
 
 
 def fold(
@@ -145,7 +147,9 @@ def arg_extreme(
     def identity(_: Any, __: Any) -> tuple[Expr, Expr]:
         return tirx.const((1 << 31) - 1, "int32"), (lowest if larger else highest)(dtype)
 
-    return te.comm_reducer(combine, identity, name="argmax" if larger else "argmin")
+    name = "argmax" if larger else "argmin"
+    reducer: Callable[..., Sequence[Expr]] = te.comm_reducer(combine, identity, name=name)
+    return reducer
 
 
 def _arg(larger: bool) -> Lowering:

@@ -1,4 +1,4 @@
-"""Scatters: copy the data, then join updates in order. Loops along possible conflicts are serial."""
+"""Scatters: copy the data, then join updates in order, serially where two may meet."""
 
 from __future__ import annotations
 

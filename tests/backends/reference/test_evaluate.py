@@ -123,7 +123,9 @@ def body_of(op: Op, *types: str) -> Graph:
     return builder.build(builder.emit_all(op, *(builder.input(parse_type(t)) for t in types)))
 
 
-@pytest.mark.parametrize("kind", [Conv, Lstm, Attention, Softmax, ew.Gelu], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", [Conv, Lstm, Attention, Softmax, ew.Gelu], ids=lambda k: k.__name__
+)
 def test_gradients_reach_every_float_input(kind: type[Op]) -> None:
     for instance in sample(instances(kind), 4):
         inputs = [differentiable(item, instance) for item in instance.inputs()]
