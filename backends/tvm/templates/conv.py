@@ -18,11 +18,12 @@ from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.conv_cost import tile_cost
-from optc.backends.tvm.templates.convolve import Access, ConvKnobs, Convolve, Order
+from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
+from optc.backends.tvm.templates.convolve import Access, Convolve
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
 from optc.backends.tvm.templates.image import ImageReader, channels_at_end
-from optc.backends.tvm.templates.loops import Code
+from optc.backends.tvm.templates.loops import FORK_CYCLES, Code
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.taps import pieces
@@ -32,9 +33,6 @@ from optc.ir.graph import Node
 from optc.ir.ops import Conv, ConvTranspose
 from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
-
-# Less work than this is not worth waking other threads for.
-_PARALLEL_FLOPS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +189,8 @@ class _Emission:
         self.code = Code()
 
     def run(self, symbol: str) -> Emitted:
-        parallel = self.shape.flops > _PARALLEL_FLOPS and self.plan.target.cores > 1
+        cycles = tile_cost(self.shape, self.knobs, self.plan.target, self.plan.lanes) / 2
+        parallel = cycles > FORK_CYCLES
         reader = ImageReader(
             self.code,
             self.io,
@@ -208,7 +207,7 @@ class _Emission:
             finish=self._finish,
             epilogue_size=self.plan.task.epilogue_size,
         )
-        Convolve(self.code, self.shape, self.knobs, access, self.plan.lanes, parallel).run()
+        Convolve(self.code, self.shape, self.knobs, access, self.plan.lanes, cycles).run()
         return may_alias(self.io.finish(self.code, symbol))
 
     def _finish(self, batch: Expr, place: Sequence[Expr], channel: Coordinate, value: Expr) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from itertools import product
 
-from optc.backends.tvm.templates.convolve import ConvKnobs
+from optc.backends.tvm.templates.conv_knobs import ConvKnobs
 from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.taps import Phase, pieces
 from optc.ir.targets.target import Target

@@ -14,13 +14,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from itertools import groupby
 
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
+from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.image import Image, Span, pointer
 from optc.backends.tvm.templates.loops import Code, as_index
@@ -28,23 +28,8 @@ from optc.backends.tvm.templates.places import Coordinate, Lane
 from optc.backends.tvm.templates.taps import Phase, Run, axis_runs
 from optc.backends.tvm.templates.tile import Tile, drain
 
-
-class Order(Enum):
-    """What neighbouring items share."""
-
-    WEIGHTS = "weights"  # a panel goes over the whole image before the next one is loaded
-    IMAGE = "image"  # all panels are applied to a row before the next one
-
-
-@dataclass(frozen=True, slots=True)
-class ConvKnobs:
-    """Register tile: `rows` x `columns` positions by `vectors`; `unroll` channels an iteration."""
-
-    rows: int
-    columns: int
-    vectors: int
-    unroll: int
-    order: Order
+# So few tiles share a panel that waiting for the next one to arrive would show.
+_FEW_TILES = 32
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,7 @@ class Convolve:
     knobs: ConvKnobs
     access: Access
     lanes: int
-    parallel: bool
+    cycles: float  # of the whole work: little is not worth waking threads for
 
     @property
     def width(self) -> int:
@@ -98,10 +83,12 @@ class Convolve:
         image, weights = [self.shape.batch, *self._row_counts()], [self.shape.groups, panels]
         by_weights = self.knobs.order is Order.WEIGHTS
         outer = [*weights, *image] if by_weights else [*image, *weights]
-        start = self.code.parallel if self.parallel else self.code.loop
         # One tile per item: in a loop over tiles, biases would be loaded before it and kept in
         # registers that the sums need.
-        with start("item", math.prod(outer) * self.tiles) as item:
+        with self.code.shared("item", math.prod(outer) * self.tiles, self.cycles) as item:
+            number: Expr = as_index(0)
+            if by_weights:
+                number = self.code.bind(tirx.floormod(item, self.tiles_per_panel), "number")
             *digits, column = self._digits(item, [*outer, self.tiles])
             if by_weights:
                 (group, panel), (batch, *rows) = digits[:2], digits[2:]
@@ -111,8 +98,13 @@ class Convolve:
             widths = (full, self.width), (panels - full, left)
             for columns, here in self.code.cases(panel < full, *widths):
                 with here:
-                    place = _Panel(self, group, panel, columns, batch, column)
+                    place = _Panel(self, group, panel, columns, batch, column, number)
                     place.over_rows(rows)
+
+    @property
+    def tiles_per_panel(self) -> int:
+        """Tiles that use a panel before the next one is due."""
+        return self.shape.batch * math.prod(self._row_counts()) * self.tiles
 
     def _row_counts(self) -> list[int]:
         """Items along each axis but the last."""
@@ -153,8 +145,10 @@ class _Panel:
         columns: int,
         batch: Expr,
         column: Expr,
+        number: Expr,
     ) -> None:
         self.nest, self.code, self.shape = nest, nest.code, nest.shape
+        self.number = number
         self.batch, self.column = batch, column
         self.columns = columns
         taps = self.shape.taps * self.shape.inputs
@@ -312,7 +306,11 @@ class _Tile:
         unroll = min(self.nest.knobs.unroll, extent)
         blocks, rest = divmod(extent, unroll)
 
+        ahead = self._ahead(offset)
+
         def step(k: Expr) -> None:
+            if ahead is not None:
+                self.code.add(tirx.Evaluate(ahead(k)))
             for top in tops:
                 for first, count in stretches:
                     self._products(top, first, count, k, weights, pixels)
@@ -323,6 +321,24 @@ class _Tile:
         if rest:
             with self.code.unrolled("u", rest) as u:
                 step(blocks * unroll + u)
+
+    def _ahead(self, offset: Expr) -> Callable[[Expr], Expr] | None:
+        """Loads this tile's share of the next panel's weights into the second-level cache."""
+        nest, panel = self.nest, self.panel
+        if nest.knobs.order is not Order.WEIGHTS or not 1 < nest.tiles_per_panel <= _FEW_TILES:
+            return None
+        share = -(-self.tile.width // nest.tiles_per_panel)
+        taps = self.shape.taps * self.shape.inputs
+        done = panel.number * taps + tirx.floordiv(offset, self.tile.width)
+        start = panel.weights + taps * nest.width + done * share
+        line = pointer(self.code, self.access.weights, [start])
+
+        def load(k: Expr) -> Expr:
+            place = tirx.address_of(tirx.BufferLoad(line, [k * share]))
+            flags = [tirx.const(flag, "int32") for flag in (0, 2, 1)]  # to read, to L2, data
+            return tirx.call_llvm_intrin("void", "llvm.prefetch", place, *flags)
+
+        return load
 
     def _products(
         self, top: int, first: int, count: int, k: Expr, weights: Buffer, pixels: Span
