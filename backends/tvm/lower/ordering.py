@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _RUN = 8  # elements that insertion sort orders before merging starts
 _PARTS = 64  # threads' shares: each has its own scratch rows
-_FEW = 32  # as many of the best are kept by insertion, more are cut from a full sort
+_FEW = 256  # as many of the best are kept by insertion, more are cut from a full sort
 
 Tensors = Sequence[te.Tensor]
 Types = Sequence[TensorType]

@@ -11,9 +11,10 @@ from tvm.ir import Expr
 from optc.backends.tvm.lower.element import (
     Read,
     choose,
+    clamp_index,
     compute,
     const,
-    guard,
+    exact,
     i32,
     reader,
     wide,
@@ -28,42 +29,58 @@ _CUBIC = -0.75  # torch's parameter of cubic convolution (Keys 1981)
 def grid_sample(
     op: GridSample, tensors: Sequence[te.Tensor], types: Sequence[TensorType]
 ) -> Sequence[te.Tensor]:
-    """Coordinates -1 and 1 are the image's edges, or its corner pixels' centres (align_corners)."""
+    """Coordinates -1 and 1 are the image's edges, or its corner pixels' centres (align_corners).
+
+    Which pixels a point reads is the same for all channels: that is computed in stages before.
+    """
     (x, grid), (result,), dtype = types, op.infer(*types), wide(types[0].dtype)
     image, points = reader(tensors[0], x), reader(tensors[1], grid)
-    height, width = x.shape[2:]
-
-    def position(axis: int, extent: int, *index: Expr) -> Expr:
-        batch, _, row, column = index
-        point = points(batch, row, column, i32(axis))
-        inside = _unnormalised(op, point, extent, dtype)
-        # Cubic taps fold one by one instead.
-        folds = op.mode is not Interpolation.CUBIC
-        return _folded(op, inside, extent, dtype) if folds else inside
-
-    # Stages of their own: an output reads each coordinate for every tap and channel.
-    shape = (x.shape[0], 1, *grid.shape[1:3])
-    columns = te.compute(shape, lambda *i: position(0, width, *i), name="grid_column")
-    rows = te.compute(shape, lambda *i: position(1, height, *i), name="grid_row")
+    shape, extents = grid.shape[:3], x.shape[2:]
+    axes = [
+        _axis(op, name, shape, extents[axis], dtype, lambda *at, a=axis: points(*at, i32(1 - a)))
+        for axis, name in enumerate(("row", "column"))
+    ]
 
     def element(*index: Expr) -> Expr:
-        batch, channel, row, column = index
-        place = (batch, i32(0), row, column)
-        axes = [
-            _taps(op, rows(*place), height, dtype),
-            _taps(op, columns(*place), width, dtype),
-        ]
+        batch, channel, *place = index
         terms: list[Expr] = []
-        for (y, down), (z, across) in itertools.product(*axes):
-            item = _pixel(
-                lambda a, b: image(batch, channel, a, b), op, y, z, (height, width), dtype
-            )
-            for weight in (down, across):
-                item = item if weight is None else item * weight
+        for taps in itertools.product(*axes):
+            pixel = [place_of(batch, *place) for place_of, _ in taps]
+            item = _pixel(lambda y, z: image(batch, channel, y, z), op, pixel, extents, dtype)
+            for _, weight in taps:
+                item = item if weight is None else item * weight(batch, *place)
             terms.append(item)
         return sum(terms[1:], terms[0])
 
     return [compute("grid_sample", result, element)]
+
+
+def _axis(
+    op: GridSample, name: str, shape: Sequence[int], extent: int, dtype: DType, point: Read
+) -> list[tuple[Read, Read | None]]:
+    """Places along one axis that each point reads, as int32, and their weights (None: 1)."""
+
+    def position(*index: Expr) -> Expr:
+        place = _unnormalised(op, point(*index), extent, dtype)
+        # Cubic taps fold one by one instead.
+        folds = op.mode is not Interpolation.CUBIC
+        return _folded(op, place, extent, dtype) if folds else place
+
+    positions = te.compute(tuple(shape), lambda *index: position(*index), name=f"grid_{name}")
+
+    def stage(tap: int, part: int) -> Read:
+        def value(*index: Expr) -> Expr:
+            place, weight = _taps(op, positions(*index), extent, dtype)[tap]
+            return i32(place) if part == 0 or weight is None else weight
+
+        label = f"grid_{name}_{'weight' if part else 'place'}{tap}"
+        return exact(te.compute(tuple(shape), value, name=label))
+
+    weighted = op.mode is not Interpolation.NEAREST
+    return [(stage(k, 0), stage(k, 1) if weighted else None) for k in range(_TAPS[op.mode])]
+
+
+_TAPS = {Interpolation.NEAREST: 1, Interpolation.LINEAR: 2, Interpolation.CUBIC: 4}
 
 
 def cubic_weights(part: Expr, dtype: DType) -> list[Expr]:
@@ -144,15 +161,14 @@ def _taps(op: GridSample, position: Expr, extent: int, dtype: DType) -> list[Tap
 
 
 def _pixel(
-    read: Read, op: GridSample, row: Expr, column: Expr, extents: tuple[int, int], dtype: DType
+    read: Read, op: GridSample, pixel: Sequence[Expr], extents: Sequence[int], dtype: DType
 ) -> Expr:
-    """A pixel, 0 outside the image."""
-    conditions: list[Expr] = []
+    """A pixel, 0 outside the image; read at the nearest one there, so that no load branches."""
+    inside: list[Expr] = []
     places: list[Expr] = []
-    for place, extent in zip((row, column), extents, strict=True):
-        whole = i32(place)
-        places.append(whole)
+    for place, extent in zip(pixel, extents, strict=True):
         if op.border is Border.ZEROS or op.mode is Interpolation.LINEAR:
-            conditions += [whole >= i32(0), whole < i32(extent)]
+            inside += [place >= i32(0), place < i32(extent)]
+        places.append(clamp_index(place, extent))
     item = read(*places)
-    return guard(tirx.all(*conditions), item, const(0.0, dtype)) if conditions else item
+    return choose(tirx.all(*inside), item, const(0.0, dtype)) if inside else item
