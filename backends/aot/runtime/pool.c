@@ -210,11 +210,11 @@ void optc_rt_leave(void)
 static int run_alone(parallel_body body, void *data, int tasks)
 {
     parallel_env env = {NULL, tasks};
-    for (int task = 0; task < tasks; ++task) {
-        int status = body(task, &env, data);
-        if (status) return status;
-    }
-    return 0;
+    int threads = my_threads, status = 0;
+    my_threads = 0; /* as in a launch: one from inside a task stays on its thread */
+    for (int task = 0; task < tasks && status == 0; ++task) status = body(task, &env, data);
+    my_threads = threads;
+    return status;
 }
 
 /* Shows the launch to the workers. All fields come first: a worker may claim as soon as its bit is free. */
