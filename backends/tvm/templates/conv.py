@@ -143,8 +143,9 @@ class ConvPlan:
 
     def _tiles(self, vectors: int) -> list[ConvKnobs]:
         limit = register_rows(self.target, vectors)
+        if vectors == 1:  # so many broadcasts for one vector of weights that LLVM wants spares
+            limit -= 2
         widest = max(phase.count for phase in self.shape.axes[-1])
-        order = self._order(vectors * self.lanes)
         found: list[ConvKnobs] = []
         for columns in {max(pieces(widest, size)) for size in range(max(1, limit // 2), limit + 1)}:
             heights = {1}
@@ -153,21 +154,8 @@ class ConvPlan:
                 heights.add(max(pieces(tallest, max(1, limit // columns))))
             for rows in heights:
                 unroll = max(1, min(8, 32 // (rows * columns * vectors)))
-                found.append(ConvKnobs(rows, columns, vectors, unroll, order))
+                found += [ConvKnobs(rows, columns, vectors, unroll, order) for order in Order]
         return sorted(found, key=repr)
-
-    def _order(self, width: int) -> Order:
-        """The one that loads fewer bytes from beyond the second-level cache."""
-        size = self.sum_dtype.bits // 8
-        image = self.shape.batch * math.prod(self.shape.space) * self.shape.channels * size
-        weights = self.node.inputs[1].type.elements * size
-        cache = self.target.cache("l2", 1 << 18) // 2
-        if weights <= cache:
-            return Order.IMAGE
-        panels = -(-self.shape.outputs // width)
-        rows = max(1, self.shape.results // max(p.count for p in self.shape.axes[-1]))
-        by_weights = weights + (image * panels if image > cache else image)
-        return Order.WEIGHTS if by_weights <= image + weights * rows else Order.IMAGE
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over tiles, after a copy of the input where that is needed."""

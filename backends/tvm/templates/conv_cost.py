@@ -7,50 +7,122 @@ of the best. Units are slots of multiply-add issue, two of which make a cycle.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
-from optc.backends.tvm.templates.conv_knobs import ConvKnobs
+from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.taps import Phase, pieces
 from optc.ir.targets.target import Target
 
 _LATENCY = 8.0  # additions in flight before a sum may be added to again
-_L2_VECTOR = 4.0  # a vector of weights from the second-level cache, and from beyond it
-_FAR_VECTOR = 8.0
+_L2_LINE = 4.0  # 64 bytes of weights from the second-level cache, and from beyond it
+_FAR_LINE = 8.0
+_PAGE = 4096
+_CROWDED = 8  # lines in one set that leave no room for the weights
 _START = 100.0  # a tile's first and last steps, and finding out where it is
 _STORE = 3.0  # clearing and storing a vector of sums
+_MISFIT = 1.02  # weights from far that are not fetched ahead, an image read again for near ones
 _CASES = 1.05  # several rows per tile: more cases in the code
 
 
 def tile_cost(shape: Geometry, knobs: ConvKnobs, target: Target, lanes: int) -> float:
     """Estimated cost of the whole convolution on one core, times how unevenly cores share it."""
-    vectors = -(-shape.outputs // lanes)
-    full, rest = divmod(vectors, knobs.vectors)
-    widths = {knobs.vectors: full, rest: 1} if rest else {knobs.vectors: full}
-    last = [(p, n) for p in shape.axes[-1] for n in pieces(p.count, knobs.columns)]
-    rows: list[tuple[Phase | None, int]] = [(None, 1)]
-    outer = shape.axes[:-1]
-    if knobs.rows > 1:
-        rows = [(p, n) for p in outer[-1] for n in pieces(p.count, knobs.rows)]
-        outer = outer[:-1]
-    total = 0.0
-    for (_, height), (phase, width), (count, times) in product(rows, last, widths.items()):
-        steps = max(1, shape.taps * shape.inputs * phase.taps // max(1, shape.kernel[-1]))
-        step = step_cost(height * width, count, shape, target, lanes)
-        total += times * (step * steps + _STORE * height * width * count + _START)
-    repeats = shape.batch * shape.groups * math.prod(sum(p.count for p in axis) for axis in outer)
-    items = repeats * len(rows) * len(last) * sum(widths.values())
-    uneven = -(-items // target.cores) * target.cores / items
-    return total * repeats * uneven * (_CASES if knobs.rows > 1 else 1.0)
+    return _Estimate(shape, knobs, target, lanes).total
 
 
-def step_cost(positions: int, vectors: int, shape: Geometry, target: Target, lanes: int) -> float:
-    """One input channel at one tap: a product of `positions` elements and `vectors` vectors."""
-    products = positions * vectors * (1.0 if target.fma else 2.0)
-    loads = positions + vectors
-    panel = shape.taps * shape.inputs * vectors * lanes * 4
-    if panel <= target.cache("l1", 1 << 15) // 2:
-        stream = 0.0
-    else:
-        stream = _L2_VECTOR if panel <= target.cache("l2", 1 << 18) // 2 else _FAR_VECTOR
-    return max(products, loads, _LATENCY, stream * vectors) + 0.02 * (products + loads)
+@dataclass(frozen=True)
+class _Estimate:
+    shape: Geometry
+    knobs: ConvKnobs
+    target: Target
+    lanes: int
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a group's output channels."""
+        return -(-self.shape.outputs // self.lanes)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Weights of one vector of output channels."""
+        return self.shape.taps * self.shape.inputs * self.lanes * 4
+
+    @cached_property
+    def near(self) -> int:
+        """Bytes of weights that stay in the first-level cache."""
+        return self.target.cache("l1", 1 << 15) // 2
+
+    @cached_property
+    def middle(self) -> int:
+        """Bytes of weights that stay in the second-level cache."""
+        return self.target.cache("l2", 1 << 18) // 2
+
+    @cached_property
+    def columns(self) -> list[tuple[Phase, int]]:
+        """Tiles along the last axis."""
+        axis = self.shape.axes[-1]
+        return [(phase, n) for phase in axis for n in pieces(phase.count, self.knobs.columns)]
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """Tiles along the axis before, where they have several rows."""
+        if self.knobs.rows == 1:
+            return [1]
+        return [n for phase in self.shape.axes[-2] for n in pieces(phase.count, self.knobs.rows)]
+
+    @property
+    def total(self) -> float:
+        """The estimate."""
+        shape, knobs = self.shape, self.knobs
+        outer = shape.axes[: -1 if knobs.rows == 1 else -2]
+        repeats = shape.batch * shape.groups * math.prod(sum(p.count for p in a) for a in outer)
+        panels = -(-self.vectors // knobs.vectors)
+        items = repeats * len(self.rows) * len(self.columns) * panels
+        uneven = -(-items // self.target.cores) * self.target.cores / items
+        far = self.vector_bytes * self.vectors * shape.groups > self.middle
+        misfit = _MISFIT if (knobs.order is Order.WEIGHTS) is not far else 1.0
+        return self._image() * repeats * uneven * misfit * (_CASES if knobs.rows > 1 else 1.0)
+
+    def _image(self) -> float:
+        """All tiles of one group and one place along the outer axes."""
+        full, rest = divmod(self.vectors, self.knobs.vectors)
+        widths = [(self.knobs.vectors, full), (rest, 1)] if rest else [(self.knobs.vectors, full)]
+        shape, cost = self.shape, 0.0
+        for height, (phase, width), (vectors, times) in product(self.rows, self.columns, widths):
+            steps = max(1, shape.taps * shape.inputs * phase.taps // max(1, shape.kernel[-1]))
+            step = self._step(phase, height * width, vectors)
+            cost += times * (step * steps + _STORE * height * width * vectors + _START)
+        return cost
+
+    def _step(self, phase: Phase, positions: int, vectors: int) -> float:
+        """One input channel at one tap: `positions` elements times `vectors` vectors."""
+        products = positions * vectors * (1.0 if self.target.fma else 2.0)
+        crowded = self._crowd(phase, positions) > _CROWDED
+        loads = positions * (2.0 if crowded else 1.0) + vectors
+        return max(products, loads, _LATENCY, self._fetch * vectors) + 0.02 * (products + loads)
+
+    def _crowd(self, phase: Phase, positions: int) -> int:
+        """How many positions of a tile fall into one set of the first-level cache, 4 KiB apart."""
+        if not self.shape.channels_last:
+            return 1
+        step = self.shape.channels * phase.move * 4
+        return -(-positions * math.gcd(step, _PAGE) // _PAGE)
+
+    @cached_property
+    def _fetch(self) -> float:
+        """Slots until a vector of weights is there, from the cache that keeps them between tiles."""
+        far, middling = (c * self.target.vector_bits / 512 for c in (_FAR_LINE, _L2_LINE))
+        panel = self.vector_bytes * self.knobs.vectors
+        whole = self.vector_bytes * self.vectors * self.shape.groups
+        if self.knobs.order is Order.WEIGHTS:
+            first = far if panel > self.middle else middling
+            return 0.0 if panel <= self.near else first
+        # Every row takes all panels in turn, and its tiles share a panel while it is near.
+        first = far if whole > self.middle else middling
+        if whole <= self.near:
+            return 0.0
+        if panel <= self.near:
+            return first / len(self.columns)
+        return first if panel > self.middle else middling + (first - middling) / len(self.columns)
