@@ -112,7 +112,7 @@ class _Estimate:
 
     @cached_property
     def _fetch(self) -> float:
-        """Slots until a vector of weights is there, from the cache that keeps them between tiles."""
+        """Slots until a vector of weights is there, from the cache that keeps it between tiles."""
         far, middling = (c * self.target.vector_bits / 512 for c in (_FAR_LINE, _L2_LINE))
         panel = self.vector_bytes * self.knobs.vectors
         whole = self.vector_bytes * self.vectors * self.shape.groups
