@@ -18,7 +18,7 @@ from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.nest import space_of, unravel
-from optc.backends.tvm.templates.places import Coordinate, Lane
+from optc.backends.tvm.templates.places import Coordinate, plain, shifted
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.product import Operand, Product, left_operand
 from optc.backends.tvm.templates.tile import (
@@ -121,6 +121,7 @@ class _Emission:
         self.unroll = self.lanes if self.by_lanes else _UNROLL
         self.width = knobs.vectors * self.lanes
         self.io: FusedEmitter = plan.task.emitter()
+        self.by_column = self.product.is_stored_by_column(self.io)
         self.code = Code()
 
     def run(self, symbol: str) -> Emitted:
@@ -174,13 +175,12 @@ class _Emission:
         )  # fmt: skip
 
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:
-            place = Lane(first + column.base, column.lane, column.lanes)
+            place = shifted(column, first)
             for bias in product.node.inputs[2:]:
-                index = [place.base + place.lane]
-                value = value + product.wide(self.io.read(None, bias, index))
+                value = value + product.wide(self.io.read(None, bias, plain([place])))
             self.io.store(code, product.place(at, row + r, place), value)
 
-        drain(code, tile, sums, finish, self.plan.task.epilogue_size)
+        drain(code, tile, sums, finish, self.plan.task.epilogue_size, self.by_column)
 
     def right(
         self, at: Sequence[Expr], first: Expr, columns: int

@@ -7,15 +7,17 @@ has computed (which runs the epilogue and writes the task's outputs).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
+from optc.backends.tvm.templates.accesses import axes_of, walk
 from optc.backends.tvm.templates.elements import (
     Elements,
     Key,
@@ -29,6 +31,9 @@ from optc.backends.tvm.templates.loops import Code, Index, as_index
 from optc.backends.tvm.templates.places import Coordinates, followers, places, plain
 from optc.backends.tvm.templates.plan import Emitted, Miss, Pack, Problem
 from optc.ir.graph import Node, Value
+
+
+Steps: TypeAlias = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +131,22 @@ class FusedEmitter:
         for output, buffer in zip(body.outputs, self.outputs, strict=True):
             place = plain(after[output])
             code.store(buffer, place, elements.at(task.tensors[output], place))
+
+    def strides(self, place: Callable[[Expr, Expr], Coordinates], extents: tuple[int, int]) -> Steps:
+        """Steps in memory of the first output from one row, and one column, to the next.
+
+        `place(row, column)` is the anchor's index; None where steps differ.
+        """
+        body, result = self.task.problem.body, self.task.anchor.output
+        axes = axes_of(extents)
+
+        def point(_: Code) -> Expr:
+            after = places(body, result, place(axes[0].var, axes[1].var), self.task.tensors)
+            assert not isinstance(after, Miss), after.reason
+            return tirx.BufferLoad(self.outputs[0], plain(after[body.outputs[0]]))
+
+        (access,) = walk(axes, point).accesses
+        return access.strides[0], access.strides[1]
 
     def finish(self, code: Code, symbol: str) -> Emitted:
         """The function over all parameters."""

@@ -23,7 +23,7 @@ from tvm.ir import Expr
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.loops import Code
-from optc.backends.tvm.templates.places import Coordinate, Lane
+from optc.backends.tvm.templates.places import Coordinate, plain, shifted
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.product import Operand, Product, left_operand
 from optc.backends.tvm.templates.tile import (
@@ -195,6 +195,7 @@ class _Emission:
         self.io: FusedEmitter = plan.task.emitter({place: self.pack})
         self.weights = self.io.packed(weight)
         self.fetches = plan.fetches(knobs)
+        self.by_column = self.product.is_stored_by_column(self.io)
         self.code = Code()
 
     def run(self, symbol: str) -> Emitted:
@@ -244,10 +245,9 @@ class _Emission:
         )  # fmt: skip
 
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:
-            place = Lane(panel * self.pack.width + column.base, column.lane, column.lanes)
+            place = shifted(column, panel * self.pack.width)
             for bias in product.node.inputs[2:]:
-                index = [place.base + place.lane]
-                value = value + product.wide(self.io.read(None, bias, index))
+                value = value + product.wide(self.io.read(None, bias, plain([place])))
             self.io.store(code, product.place((), row + r, place), value)
 
-        drain(code, tile, sums, finish, self.plan.task.epilogue_size)
+        drain(code, tile, sums, finish, self.plan.task.epilogue_size, self.by_column)

@@ -39,6 +39,13 @@ Coordinate: TypeAlias = Expr | Lane
 Coordinates: TypeAlias = Sequence[Coordinate]
 
 
+def shifted(coordinate: Coordinate, start: Expr) -> Coordinate:
+    """The coordinate moved by `start`, a multiple of its lanes."""
+    if isinstance(coordinate, Lane):
+        return Lane(start + coordinate.base, coordinate.lane, coordinate.lanes)
+    return start + coordinate
+
+
 def plain(index: Coordinates) -> list[Expr]:
     """The index as expressions."""
     return [i.base + i.lane if isinstance(i, Lane) else i for i in index]

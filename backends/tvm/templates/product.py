@@ -20,6 +20,7 @@ from optc.ir.graph import Node
 from optc.ir.ops import MatMul
 from optc.ir.targets.target import Target
 
+_FEWEST_ROWS = 4  # with fewer, vectors along rows stay emptier than stores apart are slow
 # An element of an operand, by (batch index, row or k, k or column).
 Operand = Callable[[Sequence[Expr], Expr, Expr], Expr]
 
@@ -91,6 +92,13 @@ class Product:
     def place(self, batch: Sequence[Expr], row: Expr, column: Coordinate) -> Coordinates:
         """Index of a result."""
         return [*batch, *reshape([row], [self.m], self.lead), column]
+
+
+    def is_stored_by_column(self, io: FusedEmitter) -> bool:
+        """Whether what follows stores the result so that rows, not columns, are neighbours."""
+        zeros = [as_index(0)] * len(self.batch)
+        row, column = io.strides(lambda r, c: self.place(zeros, r, c), (self.m, self.n))
+        return row == 1 and column != 1 and self.m >= _FEWEST_ROWS
 
 
 def _broadcast(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:

@@ -188,21 +188,43 @@ def drain(
     sums: Buffer,
     finish: Callable[[Expr, Coordinate, Expr], None],
     epilogue_size: int,
+    by_column: bool = False,
 ) -> None:
-    """Call `finish(row, column, value)` inside vector loops that cover the tile's columns."""
+    """Call `finish(row, column, value)` for all results, inside vector loops along columns.
+
+    `by_column`: along rows instead, for results that are stored transposed.
+    """
+    if by_column:
+        _drain_columns(code, tile, sums, finish)
+        return
     if epilogue_size * tile.rows <= _UNROLLED_EPILOGUE * 8:
         for row in range(tile.rows):
             _drain_row(code, tile, sums, as_index(row), finish)
         return
-    # An index that is not constant would force the sums out of registers: a copy takes it.
+    copy = _copied(code, tile, sums)
+    with code.loop("row", tile.rows) as row:
+        _drain_row(code, tile, copy, row, finish)
+
+
+def _copied(code: Code, tile: Tile, sums: Buffer) -> Buffer:
+    """An index that is not constant would force the sums out of registers: a copy takes it."""
     copy = code.scratch("finished", (tile.rows, tile.width), sums.dtype)
     for row in range(tile.rows):
         for vector in range(tile.vectors):
             with code.vector("lane", tile.lanes) as lane:
                 at = (row, vector * tile.lanes + lane)
                 code.store(copy, at, sums[at])
-    with code.loop("row", tile.rows) as row:
-        _drain_row(code, tile, copy, row, finish)
+    return copy
+
+
+def _drain_columns(
+    code: Code, tile: Tile, sums: Buffer, finish: Callable[[Expr, Coordinate, Expr], None]
+) -> None:
+    copy = _copied(code, tile, sums)
+    with code.loop("column", tile.columns) as column:
+        for first, lanes in Tile(1, tile.rows, tile.lanes).pieces():
+            with code.vector("lane", lanes) as lane:
+                finish(first + lane, column, copy[first + lane, column])
 
 
 def _drain_row(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import special
+
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.ops import Op, ew
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
-from scipy import special
-
 from tests.backends.tvm.loaded import Loaded
 
 COUNT = 1 << 15
