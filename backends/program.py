@@ -2,7 +2,7 @@
 
 A `Program` knows no op and no tensor expression: only objects, addresses and control flow. Kernels
 are plain C functions `int32_t symbol(void *, void *, ...)`, inputs first, then outputs, then
-workspaces; they return 0 when all went well.
+workspaces; they return 0 when all went well. On a GPU they are launches of CUDA kernels instead.
 """
 
 from __future__ import annotations
@@ -45,14 +45,34 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel on a GPU, with `grid` and `block` in (x, y, z).
+
+    `operands` index the call's operands in the order of the kernel's parameters, which are plain
+    device pointers; `shared_bytes` is dynamic shared memory.
+    """
+
+    symbol: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    operands: tuple[int, ...]
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """A kernel call: `flops` and `bytes` it computes and moves, and a `label` for people."""
+    """A kernel call: `flops` and `bytes` it computes and moves, and a `label` for people.
+
+    Without `launches` it is the C function `symbol` on the CPU; with them it is these, in order,
+    on the GPU, and `symbol` only names it.
+    """
 
     symbol: str
     operands: tuple[Operand, ...]
     label: str = ""
     flops: int = 0
     bytes: int = 0
+    launches: tuple[Launch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +163,17 @@ class Weight:
         return Weight(offset, array.nbytes, lambda: array)
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceCode:
+    """The kernels of a GPU program: CUDA C, each `extern "C" __global__`, in one source.
+
+    `architecture` is the oldest GPU it is for (`sm_80`); newer ones of other majors take it too.
+    """
+
+    architecture: str
+    source: str
+
+
 def place_weights(arrays: Sequence[NDArray[Any]]) -> tuple[Weight, ...]:
     """Blocks for `arrays` one behind the other, each aligned."""
     blocks: list[Weight] = []
@@ -166,7 +197,8 @@ class Program:
     `("avx2", "fma")`); the artifact refuses to load where one of `features` is missing.
     `output_tree` is the structure that a Python caller gets back: an int is an output's index,
     `{"tuple": [...]}`, `{"list": [...]}` and `{"dict": {...}}` nest, null is None; without it the
-    caller gets the only output, or a tuple.
+    caller gets the only output, or a tuple. With `device` every call is launches, the arena, the
+    weights and the state lie in the GPU's memory, and `triple` is the host's.
     """
 
     name: str
@@ -182,6 +214,7 @@ class Program:
     weights: tuple[Weight, ...] = ()
     states: tuple[StateSlot, ...] = ()
     output_tree: Any = None
+    device: DeviceCode | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property

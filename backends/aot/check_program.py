@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from math import prod
 
 from optc.backends.program import (
     ALIGNMENT,
     Call,
     Copy,
     ExitIf,
+    Launch,
     Operand,
     Program,
     RunSegment,
@@ -21,6 +24,11 @@ from optc.backends.program import (
 )
 
 _READ_ONLY = (Space.INPUT, Space.WEIGHTS)
+# What every GPU from compute capability 7.5 on takes (CUDA C Programming Guide, table 30).
+_GRID = (2**31 - 1, 65535, 65535)
+_BLOCK = (1024, 1024, 64)
+_THREADS = 1024
+_SHARED = 227 << 10  # the most that a block can have, on 9.0
 
 
 def check_program(program: Program) -> list[str]:
@@ -32,6 +40,7 @@ def check_program(program: Program) -> list[str]:
         *_initial_states(program),
         *(problem for segment in program.segments for problem in _segment(program, segment)),
         *_flow(program),
+        *_device(program),
     ]
 
 
@@ -78,6 +87,37 @@ def _segment(program: Program, segment: Segment) -> Iterator[str]:
                     yield f"{where}: it writes to {target.space.value}, which is read only"
         for operand, nbytes in checks:
             yield from (f"{where}: {problem}" for problem in _operand(program, operand, nbytes))
+
+
+def _device(program: Program) -> Iterator[str]:
+    calls = [c for s in program.segments for c in s.calls if isinstance(c, Call)]
+    if program.device is None:
+        yield from (f"{c.symbol} is launched, but there is no code" for c in calls if c.launches)
+        return
+    if not re.fullmatch(r"sm_[1-9][0-9]+", program.device.architecture):
+        yield f"{program.device.architecture!r} is not a GPU architecture such as 'sm_80'"
+    if program.objects:
+        yield "a program for a GPU has CPU kernels"
+    for call in calls:
+        if not call.launches:
+            yield f"{call.symbol} is not launched, but the program is for a GPU"
+        for launch in call.launches:
+            yield from (f"{launch.symbol}: {problem}" for problem in _launch(call, launch))
+
+
+def _launch(call: Call, launch: Launch) -> Iterator[str]:
+    if not launch.symbol.isidentifier():
+        yield "it is no name of a kernel"
+    for what, sizes, limits in (("grid", launch.grid, _GRID), ("block", launch.block, _BLOCK)):
+        if len(sizes) != 3 or any(not 1 <= n <= m for n, m in zip(sizes, limits, strict=False)):
+            yield f"{what} {sizes} is not within {limits}"
+    if prod(launch.block) > _THREADS:
+        yield f"a block has {prod(launch.block)} threads, more than {_THREADS}"
+    if not 0 <= launch.shared_bytes <= _SHARED:
+        yield f"{launch.shared_bytes} bytes of shared memory, not within {_SHARED}"
+    for index in launch.operands:
+        if not 0 <= index < len(call.operands):
+            yield f"operand {index} of {len(call.operands)}"
 
 
 def _flow(program: Program) -> Iterator[str]:
