@@ -70,6 +70,8 @@ class InternalError(Exception):
     """Our bug: a promise of the compiler was broken; the command line exits with 70."""
 
 
-def error(code: str, message: str, *, loc: Loc = NOWHERE, excerpt: str = "", help: str = "") -> OptcError:
+def error(
+    code: str, message: str, *, loc: Loc = NOWHERE, excerpt: str = "", help: str = ""
+) -> OptcError:
     """An `OptcError` of one diagnostic, ready to raise."""
     return OptcError(Diagnostic(code, message, Severity.ERROR, loc, excerpt, help))

@@ -72,17 +72,13 @@ def _storage(dtype: DType) -> np.dtype:
     return dtype.storage
 
 
-
-
 class _Unranked(ctypes.Structure):
     """MLIR's UnrankedMemRefType: a rank, and a descriptor of that rank."""
 
     _fields_ = [("rank", ctypes.c_int64), ("descriptor", ctypes.c_void_p)]
 
 
-@ctypes.CFUNCTYPE(
-    None, ctypes.c_int64, ctypes.POINTER(_Unranked), ctypes.POINTER(_Unranked)
-)
+@ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.POINTER(_Unranked), ctypes.POINTER(_Unranked))
 def _memref_copy(element_bytes: int, source: Any, target: Any) -> None:
     """MLIR's runtime function `memrefCopy`, which its Python wheel does not carry."""
     _view(element_bytes, target.contents)[...] = _view(element_bytes, source.contents)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tvm_ffi
 from tvm import te, tirx
-from tvm.te.tensor import Operation
 from tvm.ir import Call, Expr, Var
+from tvm.te.tensor import Operation
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype

@@ -32,7 +32,6 @@ from optc.backends.tvm.templates.nest import (
 )
 from optc.ir.targets.target import Target
 
-
 # A running sum of more terms than twice this loses digits; parts of it are summed on their own.
 _MOST_TERMS = 1024
 

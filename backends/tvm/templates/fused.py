@@ -32,7 +32,6 @@ from optc.backends.tvm.templates.places import Coordinates, followers, places, p
 from optc.backends.tvm.templates.plan import Emitted, Miss, Pack, Problem
 from optc.ir.graph import Node, Value
 
-
 Steps: TypeAlias = tuple[int | None, int | None]
 
 
@@ -132,7 +131,9 @@ class FusedEmitter:
             place = plain(after[output])
             code.store(buffer, place, elements.at(task.tensors[output], place))
 
-    def strides(self, place: Callable[[Expr, Expr], Coordinates], extents: tuple[int, int]) -> Steps:
+    def strides(
+        self, place: Callable[[Expr, Expr], Coordinates], extents: tuple[int, int]
+    ) -> Steps:
         """Steps in memory of the first output from one row, and one column, to the next.
 
         `place(row, column)` is the anchor's index; None where steps differ.

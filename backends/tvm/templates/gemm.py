@@ -37,7 +37,6 @@ from optc.backends.tvm.templates.tile import (
 from optc.ir.ops import Linear, MatMul
 from optc.ir.types import TensorType
 
-
 _MOST_VECTORS = 8  # wider tiles only lower the rows
 _UNROLL = 2  # steps of K per loop iteration: more only takes time to compile
 _MOST_UNROLL = 8

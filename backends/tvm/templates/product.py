@@ -93,7 +93,6 @@ class Product:
         """Index of a result."""
         return [*batch, *reshape([row], [self.m], self.lead), column]
 
-
     def is_stored_by_column(self, io: FusedEmitter) -> bool:
         """Whether what follows stores the result so that rows, not columns, are neighbours."""
         zeros = [as_index(0)] * len(self.batch)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import tvm_ffi
 from tvm import te, tirx
-from tvm.te.tensor import Operation
 from tvm.ir import Call, Expr
+from tvm.te.tensor import Operation
 
 _DEAR = frozenset({"tirx.call_pure_extern", "tirx.exp", "tirx.log", "tirx.tanh", "tirx.pow"})
 _MANY_OPERATIONS = 12

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from optc.backends.reference.dtypes import TORCH_DTYPE
 from optc.backends.tvm.codegen import PARALLEL_LAUNCH, compile_functions
 from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.plan import Problem
 from optc.ir.graph import Value
 from optc.ir.targets.catalogue import find_target
-from torch import Tensor
-
 from tests.backends.tvm.loaded import packed
 from tests.backends.tvm.templates.agreement import Case
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from optc.ir.dtype import DType
 from optc.ir.ops import LayerNorm, ReduceSum, Softmax, Transpose, ew
-
 from tests.backends.tvm.crossed import run_crossed
 from tests.backends.tvm.templates.test_batch_matmul import matmul
 from tests.backends.tvm.templates.test_gemm import linear

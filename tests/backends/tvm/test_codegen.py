@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tvm import tirx
+from tvm.tirx import PrimFunc
+
 from optc.backends.kernel import Job
 from optc.backends.tvm.codegen import PARALLEL_LAUNCH, CodegenError, compile_functions
 from optc.backends.tvm.elf import undefined_symbols
@@ -16,8 +19,6 @@ from optc.ir.ops import Linear, Softmax, ew
 from optc.ir.targets.catalogue import TARGETS, find_target
 from optc.ir.targets.target import Arch
 from optc.ir.types import TensorType
-from tvm import tirx
-from tvm.tirx import PrimFunc
 
 CPUS = sorted(name for name, row in TARGETS.items() if row.arch is not Arch.CUDA)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from optc.backends.reference.dtypes import TORCH_DTYPE
 from optc.backends.reference.evaluate import run_graph
 from optc.ir.builder import Builder
@@ -13,8 +15,6 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
-from torch import Tensor
-
 from tests.backends.tvm.loaded import Loaded
 
 # Largest difference, as a part of the largest element of the result.

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Linear, MatMul, Transpose, ew
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
-
 from tests.backends.tvm.templates.agreement import Case, body, check
 
 SHAPES = (

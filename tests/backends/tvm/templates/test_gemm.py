@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from optc.backends.tvm.templates.gemm import PanelPack
 from optc.backends.tvm.templates.product import Product
 from optc.ir.builder import Builder
@@ -14,7 +15,6 @@ from optc.ir.graph import Value
 from optc.ir.ops import Linear, MatMul, Reshape, Transpose, ew
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
-
 from tests.backends.tvm.templates.agreement import Case, body, check
 
 SHAPES = ((1, 1, 1), (1, 5, 7), (1, 130, 33), (2, 16, 64), (3, 33, 17), (15, 48, 8), (29, 100, 40))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.plan import Problem
 from optc.ir.builder import Builder
@@ -35,7 +36,6 @@ from optc.ir.ops import (
 )
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
-
 from tests.backends.tvm.templates.agreement import Case, body, check
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from optc.backends.tvm.templates.plan import Miss, Problem
 from optc.backends.tvm.templates.rows import Rows
 from optc.ir.builder import Builder
@@ -11,7 +12,6 @@ from optc.ir.graph import Value
 from optc.ir.ops import LayerNorm, LogSoftmax, ReduceSum, RmsNorm, Softmax, Transpose, ew
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
-
 from tests.backends.tvm.templates.agreement import Case, body, check
 from tests.backends.tvm.templates.test_generic import single
 
