@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from optc.backends.device import PREAMBLE
 from optc.backends.kernel import BuildKernels, Job, Kernel, PackLike
 from optc.backends.program import (
     Call,
     Copy,
+    DeviceCode,
+    Launch,
     Operand,
     Port,
     Program,
@@ -31,7 +34,7 @@ from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
 from optc.ir.ops import Reshape, Task
 from optc.ir.structural import graph_digest
-from optc.ir.targets.target import Target
+from optc.ir.targets.target import Arch, Target
 from optc.ir.types import TensorType
 from optc.passes.fusion.outline import outline
 
@@ -57,14 +60,16 @@ def assemble(
     assembly = _Assembly(module, works, kernels)
     segments = assembly.segments()
     arena = place(assembly.roots)
-    objects = {kernel.symbol: kernel.object for kernel in kernels.values()}
+    by_symbol = {kernel.symbol: kernel for kernel in kernels.values()}
+    ordered = [by_symbol[symbol] for symbol in sorted(by_symbol)]
     return Program(
         name=module.name,
         inputs=tuple(Port(p.name, p.type.shape, p.type.dtype) for p in module.inputs),
         outputs=tuple(Port(p.name, p.type.shape, p.type.dtype) for p in module.outputs),
         segments=tuple(_resolved(segment) for segment in segments),
         flow=tuple(RunSegment(segment.name) for segment in segments),
-        objects=tuple(objects[symbol] for symbol in sorted(objects)),
+        objects=tuple(kernel.object for kernel in ordered if kernel.object),
+        device=_device_code(ordered, target),
         triple=target.triple,
         cpu=target.cpu,
         features=target.features,
@@ -73,6 +78,12 @@ def assemble(
         states=assembly.slots,
         metadata=dict(metadata or {}),
     )
+
+
+def _device_code(kernels: Sequence[Kernel], target: Target) -> DeviceCode | None:
+    if target.arch is not Arch.CUDA:
+        return None
+    return DeviceCode(target.cpu, "\n".join([PREAMBLE, *(kernel.source for kernel in kernels)]))
 
 
 def works_of(graph: Graph) -> tuple[Work, ...]:
@@ -132,6 +143,7 @@ class _Pending:
     roots: tuple[Root, ...]
     work: Work | None = None
     symbol: str = ""
+    launches: tuple[Launch, ...] = ()
     nbytes: int = 0
     label: str = ""
 
@@ -202,9 +214,8 @@ class _Assembly:
             for value in work.outputs:
                 roots[value] = self._new(value.type.nbytes)
                 operands.append(roots[value])
-            if kernel.workspace_bytes:
-                operands.append(self._new(kernel.workspace_bytes))
-            self._call(calls, _Pending(tuple(operands), work, kernel.symbol))
+            operands += [self._new(nbytes) for nbytes in kernel.workspaces]
+            self._call(calls, _Pending(tuple(operands), work, kernel.symbol, kernel.launches))
         for value, name in zip(graph.outputs, step.outputs, strict=True):
             current[name] = root_of(value)
 
@@ -265,4 +276,4 @@ def _resolve(pending: _Pending) -> Call | Copy:
     name = node.op.body.name if isinstance(node.op, Task) else node.op.name
     types = ", ".join(str(value.type) for value in node.outputs)
     label = f"{name} {types}" + (f" @ {node.loc}" if node.loc else "")
-    return Call(pending.symbol, operands, label, price.flops, price.bytes)
+    return Call(pending.symbol, operands, label, price.flops, price.bytes, pending.launches)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from optc.backends.program import Launch
 from optc.ir.graph import Graph
 from optc.ir.types import TensorType
 
@@ -33,7 +34,11 @@ class Job:
 
 
 class Kernel(Protocol):
-    """A compiled task: `int32_t symbol(inputs..., outputs...[, workspace])` inside `object`."""
+    """A compiled task: a call with inputs, outputs and workspaces as operands, in this order.
+
+    On a CPU it is `int32_t symbol(void *, ...)` inside `object`; on a GPU it is `launches` of
+    functions in `source`.
+    """
 
     @property
     def symbol(self) -> str:
@@ -42,7 +47,17 @@ class Kernel(Protocol):
 
     @property
     def object(self) -> bytes:
-        """The relocatable object file."""
+        """The relocatable object file; empty on a GPU."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """CUDA C of the launches' functions; empty on a CPU."""
+        ...
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """What the call launches on a GPU, in order."""
         ...
 
     @property
@@ -51,8 +66,8 @@ class Kernel(Protocol):
         ...
 
     @property
-    def workspace_bytes(self) -> int:
-        """Bytes of scratch memory wanted as the last argument; 0: none."""
+    def workspaces(self) -> tuple[int, ...]:
+        """Bytes of each piece of scratch memory."""
         ...
 
     @property

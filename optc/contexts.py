@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from optc.ir.constant import Constant
 from optc.ir.graph import Graph
@@ -12,16 +12,14 @@ from optc.passes.base import PassContext
 
 def pass_context(target: Target, *, exact: bool = False, seed: int = 0) -> PassContext:
     """A context whose kernel builder and evaluator are loaded when a pass first asks them."""
-    builder: list[object] = []
+    refusals: list[Callable[[Graph, frozenset[int]], str | None]] = []
 
     def accepts(body: Graph, constants: frozenset[int]) -> str | None:
-        from optc.backends.tvm.kernel import KernelBuilder
+        from optc.backends.tvm.builder import kernel_builder
 
-        if not builder:
-            builder.append(KernelBuilder(target))
-        known = builder[0]
-        assert isinstance(known, KernelBuilder)
-        return known.refusal(body, constants)
+        if not refusals:
+            refusals.append(kernel_builder(target).refusal)
+        return refusals[0](body, constants)
 
     def evaluate(graph: Graph, inputs: Sequence[Constant]) -> Sequence[Constant]:
         from optc.backends.reference.fold import evaluate_constants

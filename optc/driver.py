@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from optc.backends.aot.build import Emit
-from optc.ir.diagnostics import Diagnostic, InternalError, OptcError, error
+from optc.ir.diagnostics import Diagnostic, InternalError, OptcError
 from optc.ir.module import Module
 from optc.ir.printer import print_module
 from optc.ir.structural import module_digest
-from optc.ir.targets.target import Arch, Target
+from optc.ir.targets.target import Target
 from optc.observers import PassTimes
 from optc.passes.base import Observer, Pass, PassContext, run_passes
 from optc.passes.fusion.fuse import Fuse
@@ -83,16 +83,12 @@ def compile_module(
     from optc.backends.aot.package import write_artifact
     from optc.backends.assemble import assemble
     from optc.backends.reference.fold import evaluate_constants
-    from optc.backends.tvm.kernel import KernelBuilder
+    from optc.backends.tvm.builder import kernel_builder
     from optc.backends.tvm.lower.table import LOWER as LOWERED
     from optc.report.html import render
 
-    if target.arch is Arch.CUDA:
-        raise error(
-            "E0143", f"{target.name}: kernels for CUDA are not built yet", help="--target host"
-        )
     clock = _Clock(progress)
-    builder = KernelBuilder(target)
+    builder = kernel_builder(target)
     context = PassContext(
         target,
         exact=options.exact,

@@ -154,9 +154,9 @@ def _execute(
 ) -> list[NDArray[Any]]:
     from optc.backends.aot.package import write_artifact
     from optc.backends.assemble import assemble
-    from optc.backends.tvm.kernel import KernelBuilder
+    from optc.backends.tvm.builder import kernel_builder
 
-    builder = KernelBuilder(target)
+    builder = kernel_builder(target)
     program = assemble(module, lambda jobs: builder.build(jobs, lambda done: None), target)
     with tempfile.TemporaryDirectory(prefix="optc-diff-") as folder:
         written = write_artifact(program, Path(folder, "part"), cache=cache)

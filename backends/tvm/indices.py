@@ -65,7 +65,13 @@ class _Simplifier:
         self.analyzer.bind(item.loop_var, tvm.ir.Range.from_min_extent(item.min, extent))
         body = mutator.mutate(item.body)
         return tirx.For(
-            item.loop_var, item.min, extent, item.kind, body, annotations=item.annotations
+            item.loop_var,
+            item.min,
+            extent,
+            item.kind,
+            body,
+            thread_binding=item.thread_binding,
+            annotations=item.annotations,
         )
 
     def _bind(self, item: tirx.Bind, mutator: tvm_ffi.StructuralMutator) -> Stmt:

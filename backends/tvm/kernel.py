@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from optc.backends.kernel import Job
+from optc.backends.program import Launch
 from optc.backends.tvm.codegen import compile_functions
+from optc.backends.tvm.naming import symbol_of
 from optc.backends.tvm.templates import GENERIC, match
 from optc.backends.tvm.templates.plan import Miss, Pack, Problem
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.graph import Graph
-from optc.ir.structural import graph_digest
 from optc.ir.targets.target import Target
 
 
@@ -30,10 +29,12 @@ class Kernel:
     symbol: str
     object: bytes
     packs: Mapping[int, Pack]
-    workspace_bytes: int
+    workspaces: tuple[int, ...]
     template: str
     knobs: str
     misses: tuple[tuple[str, Miss], ...] = ()
+    launches: tuple[Launch, ...] = ()
+    source: str = ""
 
 
 def build(job: Job, target: Target) -> Kernel:
@@ -46,18 +47,11 @@ def build(job: Job, target: Target) -> Kernel:
     symbol = symbol_of(job, target, f"{plan.template} {knobs!r}")
     emitted = plan.emit(symbol, knobs)
     compiled = compile_functions([emitted.function], target)
-    workspace = compiled.workspace[symbol]
+    size = compiled.workspace[symbol]
+    workspaces = (size,) if size else ()
     return Kernel(
-        symbol, compiled.data, emitted.packs, workspace, plan.template, repr(knobs), misses
+        symbol, compiled.data, emitted.packs, workspaces, plan.template, repr(knobs), misses
     )
-
-
-def symbol_of(job: Job, target: Target, choice: str) -> str:
-    """A C name: what the task does, for people, and a digest of all that shapes the kernel."""
-    machine = replace(target, dtypes=frozenset())  # a set's order changes from process to process
-    key = f"{graph_digest(job.body)} {sorted(job.constants)} {machine!r} {choice}"
-    name = re.sub(r"\W", "_", job.body.name)[:60]
-    return f"optc_{name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 @dataclass

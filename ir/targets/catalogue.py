@@ -68,7 +68,7 @@ def _arm(
     )
 
 
-def _cuda(arch: int, name: str, l2: int, memory: int) -> Target:
+def _cuda(arch: int, name: str, processors: int, l2: int, memory: int) -> Target:
     spaces = (
         MemorySpace("shared", (64 if arch < 80 else 100) * KIB),
         MemorySpace("l2", l2 * MIB),
@@ -84,7 +84,7 @@ def _cuda(arch: int, name: str, l2: int, memory: int) -> Target:
         (),
         128,
         255,
-        1,
+        processors,
         spaces,
         description=text,
     )
@@ -112,11 +112,11 @@ _ROWS: tuple[Target, ...] = (
         "armv7", Arch.ARMV7, "arm-linux-gnueabihf", "cortex-a7", ("neon", "vfpv4"), 128, 16, 4,
         _caches(32, 512), description="32-bit ARM with NEON and VFPv4 (Cortex-A7 and later)",
     ),
-    _cuda(75, "T4, RTX 20", 4, 16),
-    _cuda(80, "A100", 40, 40),
-    _cuda(86, "RTX 30, A10", 6, 24),
-    _cuda(89, "L4, RTX 40", 48, 24),
-    _cuda(90, "H100, H200", 50, 80),
+    _cuda(75, "T4, RTX 20", 40, 4, 16),
+    _cuda(80, "A100", 108, 40, 40),
+    _cuda(86, "RTX 30, A10", 72, 6, 24),
+    _cuda(89, "L4, RTX 40", 58, 48, 24),
+    _cuda(90, "H100, H200", 132, 50, 80),
 )  # fmt: skip
 
 TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in _ROWS})

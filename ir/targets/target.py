@@ -33,7 +33,7 @@ class Target:
     `triple` and `cpu` are LLVM's names (for CUDA, `cpu` is `sm_90` and the triple is the host's).
     `features` must be present where the artifact is loaded; their names are those of Linux's
     /proc/cpuinfo on x86 and of its hwcaps on ARM. `memory` goes from the nearest to the farthest.
-    `vector_bits` is the width that kernels are written for.
+    `vector_bits` is the width that kernels are written for. `cores` of a GPU are multiprocessors.
     """
 
     name: str

@@ -14,6 +14,7 @@ from optc.ir.builder import Builder, live_nodes
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import Conv, ConvTranspose, Reshape, Transpose
+from optc.ir.targets.target import Arch
 from optc.passes.base import Effect, Pass, PassContext
 
 
@@ -26,6 +27,8 @@ class AssignLayout(Pass):
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """Rewrite the graphs that have convolutions with channels first."""
+        if ctx.target.arch is Arch.CUDA:  # threads side by side read pixels side by side
+            return module
         return module.with_graphs(tuple(_assign(graph) for graph in module.graphs))
 
 
@@ -73,9 +76,9 @@ class Layout:
 
         self.builder.loc = node.loc
         rule: Rule | None = RULES.get(type(node.op))
-        if rule is not None and (_starts(node) or any(self.is_last(v) for v in node.inputs)):
-            if rule(node, self):
-                return
+        concerned = _starts(node) or any(self.is_last(v) for v in node.inputs)
+        if rule is not None and concerned and rule(node, self):
+            return
         inputs = tuple(self.first(value) for value in node.inputs)
         same = all(new is old for new, old in zip(inputs, node.inputs, strict=True))
         copy = node if same else replace(node, inputs=inputs)

@@ -12,7 +12,7 @@ epilogues that move data are then plain Python, and a kernel lowers in milliseco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
@@ -31,6 +31,8 @@ REGISTERS = "local"
 _NAMED_AS = {"bool": "int8", "bfloat16": "float32"}
 # Dealing a loop to waiting threads and joining them takes some microseconds.
 FORK_CYCLES = 15_000.0
+# Marks a serial loop whose iterations may run in any order: machines with many threads share it.
+INDEPENDENT = "optc.independent"
 
 
 class Code:
@@ -95,7 +97,13 @@ class Code:
         return buffer
 
     @contextmanager
-    def loop(self, name: str, extent: Expr | int, kind: ForKind = ForKind.SERIAL) -> Iterator[Expr]:
+    def loop(
+        self,
+        name: str,
+        extent: Expr | int,
+        kind: ForKind = ForKind.SERIAL,
+        annotations: Mapping[str, object] | None = None,
+    ) -> Iterator[Expr]:
         """Run the block for 0 <= index < extent; an extent of 1 makes no loop."""
         if isinstance(extent, int) and extent == 1:
             yield tirx.const(0, "int32")
@@ -108,7 +116,11 @@ class Code:
             yield variable
         if vector:
             self._vectors.pop()
-        self.add(tirx.For(variable, as_index(0), as_index(extent), kind, body[0]))
+        self.add(
+            tirx.For(
+                variable, as_index(0), as_index(extent), kind, body[0], annotations=annotations
+            )
+        )
 
     def parallel(self, name: str, extent: Expr | int):  # type: ignore[no-untyped-def]
         """A loop shared among threads in contiguous, equal parts."""
@@ -116,7 +128,9 @@ class Code:
 
     def shared(self, name: str, extent: int, cycles: float):  # type: ignore[no-untyped-def]
         """A loop that is parallel if its work outweighs waking the threads."""
-        return self.loop(name, extent, ForKind.PARALLEL if cycles > FORK_CYCLES else ForKind.SERIAL)
+        if cycles > FORK_CYCLES:
+            return self.loop(name, extent, ForKind.PARALLEL)
+        return self.loop(name, extent, annotations={INDEPENDENT: True})
 
     def unrolled(self, name: str, extent: int):  # type: ignore[no-untyped-def]
         """A loop written out."""

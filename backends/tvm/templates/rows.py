@@ -28,12 +28,12 @@ _SHORTEST = 8  # elements of a row below which lanes along it stay empty
 _CYCLES_PER_ELEMENT = 0.5  # of all stages of a row together, roughly
 
 
-class _NotInRow(RuntimeError):
+class NotInRow(RuntimeError):
     """A stage reads other rows, or does not go through its own from neighbour to neighbour."""
 
 
 # Raised below nested callbacks of TVM, which hand on only errors that they know by name.
-tvm_ffi.register_error("_NotInRow", _NotInRow)
+tvm_ffi.register_error("NotInRow", NotInRow)
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Rows:
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes tasks with a fold over trailing axes, all of whose stages have the same rows."""
         stages = StageEmission(problem).stages
-        reason = _reason_against(stages)
+        reason = reason_against(stages)
         if reason:
             return Miss(reason)
-        rank = _common_axes(stages)
+        rank = common_axes(stages)
         extents = tuple(int(axis.dom.extent) for axis in stages[0].axis[:rank])
         elements = max(_elements(op) for op in stages)
         plan = RowsPlan(problem, extents, elements // max(1, math.prod(extents)))
@@ -59,7 +59,7 @@ class Rows:
             return Miss(f"{plan.rows} rows are too few for the threads")
         try:
             plan.emit("probe", NoKnobs())
-        except RuntimeError as problem_found:  # what TVM's callbacks make of a _NotInRow
+        except RuntimeError as problem_found:  # what TVM's callbacks make of a NotInRow
             return Miss(str(problem_found))
         return plan
 
@@ -100,19 +100,20 @@ class RowsPlan:
         return Emitted(emission.finish(symbol))
 
 
-def _reason_against(stages: Sequence[Operation]) -> str:
+def reason_against(stages: Sequence[Operation]) -> str:
+    """Why stages cannot run row by row; empty when they may."""
     if any(not isinstance(op, te.ComputeOp) for op in stages):
         return "a stage is hand-written loops, or an input"
     if not any(op.reduce_axis for op in stages):
         return "nothing is folded"
-    if not _common_axes(stages):
+    if not common_axes(stages):
         return "stages have no leading axes in common"
     if any(op.reduce_axis and _elements(op) > _source_elements(op) for op in stages):
         return "elements are read by several rows"
     return ""
 
 
-def _common_axes(stages: Sequence[Operation]) -> int:
+def common_axes(stages: Sequence[Operation]) -> int:
     """How many leading axes all stages share, leaving folded axes and at least one other out."""
     widest = max(stages, key=_elements)
     extents = [int(axis.dom.extent) for axis in widest.axis]
@@ -134,7 +135,7 @@ def _source_elements(op: te.ComputeOp) -> int:
 
 
 def _check_contiguous(emission: StageEmission, op: te.ComputeOp, prefix: Sequence[Expr]) -> None:
-    """Raise _NotInRow unless the last axis of a stage is the last axis of all that it reads."""
+    """Raise NotInRow unless the last axis of a stage is the last axis of all that it reads."""
     own = [*op.axis[len(prefix) :], *op.reduce_axis]
     own = [axis for axis in own if int(axis.dom.extent) > 1]
     if not own:
@@ -150,7 +151,7 @@ def _check_contiguous(emission: StageEmission, op: te.ComputeOp, prefix: Sequenc
         return [elements.expression(body, places) for body in bodies]
 
     if any(access.strides[-1] not in (0, 1) for access in walk(axes, point).accesses):
-        raise _NotInRow(f"{op.name} does not go through its row in order")
+        raise NotInRow(f"{op.name} does not go through its row in order")
 
 
 def _place(
@@ -162,7 +163,7 @@ def _place(
 
     def read(index: Sequence[Expr]) -> Expr:
         if not all(map(tvm_ffi.structural_equal, index[:rank], prefix)):
-            raise _NotInRow(f"a stage reads other rows of {tensor.op.name}")
+            raise NotInRow(f"a stage reads other rows of {tensor.op.name}")
         return tirx.BufferLoad(target, [*lead, *index[rank:]])
 
     emission.buffers[key_of(tensor)] = target

@@ -19,6 +19,10 @@
 #define __CUDACC__ 1
 #define CUDART_INF_F INFINITY
 #define CUDART_NAN_F NAN
+#define CUDART_INF ((double)INFINITY)
+#define CUDART_NAN ((double)NAN)
+#define OPTC_DEVICE_TYPES /* generated source brings these types for a GPU: here they are C's */
+typedef unsigned char uchar;
 
 struct uint3 {
     unsigned x, y, z;
