@@ -24,7 +24,16 @@ from optc.ir.diagnostics import OptcError, error
 
 _ARCHES = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "arm", "armv7": "arm", "armv8l": "arm"}
 # What the C functions answer (runtime/optc.h), and the page that explains it.
-_CODES = {1: "E0523", 2: "E0510", 3: "E0514", 4: "E0513", 5: "E0525", 6: "E0524"}
+_CODES = {
+    1: "E0523",
+    2: "E0510",
+    3: "E0514",
+    4: "E0513",
+    5: "E0525",
+    6: "E0524",
+    7: "E0516",
+    8: "E0517",
+}
 _SKIP_DIGEST, _COPY_WEIGHTS = 1, 2
 
 
@@ -209,7 +218,7 @@ class Artifact:
 
     def _do(self, function: str, *arguments: Any) -> None:
         with self._lock:
-            if not self._instance:
+            if self._instance.value is None:
                 raise error("E0523", f"{self.name} was closed", help="optc.load(...) again")
             self._library.check(getattr(self._library, function)(self._instance, *arguments))
 
@@ -221,7 +230,7 @@ class Artifact:
         """Frees the instance, after the calls that are under way; calls after that raise E0523."""
         with self._lock:
             instance, self._instance = self._instance, ctypes.c_void_p()
-            if instance:
+            if instance.value is not None:
                 self._library.destroy(instance)
 
     def __enter__(self) -> Self:
@@ -259,7 +268,7 @@ def load(
     the weights, `copy` reads them into memory instead of mapping them. A `.optc` file is unpacked
     once into `cache` (default: `~/.cache/optc/artifacts`). Raises E0510 for what is no artifact,
     E0511 for one of a newer optc, E0512 and E0513 for one of another CPU, E0514 for a damaged one,
-    E0515 for a library that the system refuses.
+    E0515 for a library that the system refuses, E0516 and E0517 for one that needs a GPU.
     """
     return Artifact(open_bundle(Path(path), cache), threads=threads, verify=verify, copy=copy)
 
@@ -294,7 +303,7 @@ def _pointers(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
 
 
-def _whole(number: int, name: str) -> int:
+def _whole(number: object, name: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 31:
         raise error("E0523", f"{name} must be a whole number from 0 on, got {number!r}")
     return number

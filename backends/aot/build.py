@@ -9,7 +9,9 @@ from pathlib import Path
 
 from optc.backends.aot.driver import write_driver
 from optc.backends.aot.header import RUNTIME, exported_symbols, write_header
+from optc.backends.aot.launches import SOURCE, image_files
 from optc.backends.aot.link import Toolchain
+from optc.backends.aot.nvrtc import find_device_compiler
 from optc.backends.aot.weights import write_weights
 from optc.backends.program import Program
 
@@ -18,10 +20,12 @@ class Emit(Enum):
     """What an artifact holds beside model.h, weights.bin and manifest.json."""
 
     SHARED = "so"  # model.so: what optc.load and dlopen take
-    ARCHIVE = "a"  # model.a: link with -lpthread -lm
+    ARCHIVE = "a"  # model.a: link with -lpthread -lm, for a GPU -ldl too
     OBJECTS = "obj"  # objects/: the driver's, the runtime's and the kernels' .o files
     SOURCE = "c"  # source/: model.c, the runtime's C and the kernels' .o files, with a Makefile
 
+
+_GPU_PART = "cuda.o"  # of the runtime: only programs for a GPU hold it
 
 _MAKEFILE = """# Builds model.a for the target of the kernels: make CC=... AR=...
 CFLAGS ?= -std=c11 -O2 -fPIC -D_FILE_OFFSET_BITS=64
@@ -40,19 +44,28 @@ def build(
 ) -> int:
     """Write the files of an artifact but its manifest; returns the digest of the weights."""
     digest = write_weights(program, folder / "weights.bin")
-    driver, header = write_driver(program, digest), write_header(program)
+    images = find_device_compiler().compile(program.device) if program.device else None
+    sources = {
+        "model.c": write_driver(program, digest, images).encode(),
+        "model.h": write_header(program).encode(),
+        **_runtime(program),
+        **(image_files(images) if images else {}),
+    }
     kernels = _kernels(program)
-    (folder / "model.h").write_text(header)
+    (folder / "model.h").write_bytes(sources["model.h"])
     if Emit.SOURCE in emit:
-        _write(folder / "source", _sources(driver, header) | {"Makefile": _MAKEFILE.encode()})
+        _write(folder / "source", sources | {"Makefile": _MAKEFILE.encode()})
+        if program.device:
+            (folder / "source" / SOURCE).write_text(program.device.source)
         _write(folder / "source" / "kernels", kernels)
     if set(emit) - {Emit.SOURCE}:
         # Short relative names: nothing of where it was built gets into the bytes.
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
-            _write(work, _sources(driver, header) | kernels)
+            _write(work, sources | kernels)
             toolchain.compile(("model.c",), work)
-            runtime = toolchain.runtime(cache)
+            compiled = toolchain.runtime(cache).items()
+            runtime = {name: data for name, data in compiled if program.device or name != _GPU_PART}
             _write(work, runtime)
             objects = ["model.o", *runtime, *kernels]
             _link(program, work, objects, folder, emit, toolchain)
@@ -70,7 +83,9 @@ def _link(
     for kind in emit:
         match kind:
             case Emit.SHARED:
-                toolchain.share(objects, exported_symbols(program), "model.so", work)
+                libraries = ("-ldl",) if program.device else ()
+                exports = exported_symbols(program)
+                toolchain.share(objects, exports, "model.so", work, libraries)
                 (folder / "model.so").write_bytes((work / "model.so").read_bytes())
                 (folder / "model.so").chmod(0o755)
             case Emit.ARCHIVE:
@@ -88,9 +103,11 @@ def _kernels(program: Program) -> dict[str, bytes]:
     return {f"kernel_{index:04d}.o": data for index, data in enumerate(unique)}
 
 
-def _sources(driver: str, header: str) -> dict[str, bytes]:
-    runtime = {path.name: path.read_bytes() for path in sorted(RUNTIME.iterdir())}
-    return {"model.c": driver.encode(), "model.h": header.encode(), **runtime}
+def _runtime(program: Program) -> dict[str, bytes]:
+    """The runtime's source; a program for the CPU knows nothing of GPUs."""
+    gpu = Path(_GPU_PART).stem
+    files = sorted(path for path in RUNTIME.iterdir() if program.device or path.stem != gpu)
+    return {path.name: path.read_bytes() for path in files}
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -28,6 +28,7 @@ _READ_ONLY = (Space.INPUT, Space.WEIGHTS)
 _GRID = (2**31 - 1, 65535, 65535)
 _BLOCK = (1024, 1024, 64)
 _THREADS = 1024
+_OPERANDS = 256  # MAX_OPERANDS of runtime/cuda.c
 _SHARED = 227 << 10  # the most that a block can have, on 9.0
 
 
@@ -106,6 +107,15 @@ def _device(program: Program) -> Iterator[str]:
 
 
 def _launch(call: Call, launch: Launch) -> Iterator[str]:
+    yield from _sizes_of(launch)
+    if len(launch.operands) > _OPERANDS:
+        yield f"{len(launch.operands)} operands, more than {_OPERANDS}"
+    for index in launch.operands:
+        if not 0 <= index < len(call.operands):
+            yield f"operand {index} of {len(call.operands)}"
+
+
+def _sizes_of(launch: Launch) -> Iterator[str]:
     if not launch.symbol.isidentifier():
         yield "it is no name of a kernel"
     for what, sizes, limits in (("grid", launch.grid, _GRID), ("block", launch.block, _BLOCK)):
@@ -115,9 +125,6 @@ def _launch(call: Call, launch: Launch) -> Iterator[str]:
         yield f"a block has {prod(launch.block)} threads, more than {_THREADS}"
     if not 0 <= launch.shared_bytes <= _SHARED:
         yield f"{launch.shared_bytes} bytes of shared memory, not within {_SHARED}"
-    for index in launch.operands:
-        if not 0 <= index < len(call.operands):
-            yield f"operand {index} of {len(call.operands)}"
 
 
 def _flow(program: Program) -> Iterator[str]:

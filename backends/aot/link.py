@@ -75,13 +75,19 @@ class Toolchain:
         return objects
 
     def share(
-        self, objects: Sequence[str], exports: Sequence[str], output: str, folder: Path
+        self,
+        objects: Sequence[str],
+        exports: Sequence[str],
+        output: str,
+        folder: Path,
+        libraries: Sequence[str] = (),
     ) -> None:
-        """Links `objects` to a shared library that shows only `exports`."""
+        """Links `objects` and `libraries` to a shared library that shows only `exports`."""
         script = folder / "exports.map"
         script.write_text("{ global: " + "; ".join(exports) + "; local: *; };\n")
         version = "-Wl,--version-script=exports.map"
-        self._run((*self.compiler, *_SHARED, version, *objects, *_LIBRARIES, "-o", output), folder)
+        inputs = (*objects, *_LIBRARIES, *libraries)
+        self._run((*self.compiler, *_SHARED, version, *inputs, "-o", output), folder)
         script.unlink()
 
     def archive(self, objects: Sequence[str], output: str, folder: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optc.backends.aot.launches import capability
 from optc.backends.aot.names import identifier
 from optc.backends.program import (
     Call,
@@ -43,6 +44,7 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
             "triple": program.triple,
             "cpu": program.cpu,
             "features": list(program.features),
+            **_gpu(program),
         },
         "inputs": [_port(port) for port in program.inputs],
         "outputs": [_port(port) for port in program.outputs],
@@ -63,6 +65,14 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
             if path.is_file()
         },
     }
+
+
+def _gpu(program: Program) -> dict[str, Any]:
+    """What GPU the artifact needs; nothing for one that runs on the CPU."""
+    if program.device is None:
+        return {}
+    needed = str(capability(program.device))
+    return {"gpu": {"architecture": program.device.architecture, "compute_capability": needed}}
 
 
 def to_text(manifest: dict[str, Any]) -> str:

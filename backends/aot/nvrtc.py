@@ -32,7 +32,7 @@ class DeviceImages:
 
 @dataclass(frozen=True, slots=True)
 class DeviceCompiler:
-    """NVRTC by its library, or nvcc by its path; `includes` are where NVRTC finds CUDA's headers."""
+    """NVRTC by its library, or nvcc by its path; `includes` is where NVRTC finds its headers."""
 
     nvrtc: Path | None = None
     includes: tuple[Path, ...] = ()

@@ -4,14 +4,20 @@
 
 #include "runtime.h"
 
+static int allocate_here(struct optc_rt_instance *m)
+{
+    int status = optc_rt_map(&m->arena_block, m->model->arena_bytes, "arena");
+    if (status == OPTC_OK) status = optc_rt_map(&m->state_block, m->model->state_bytes, "state");
+    m->arena = m->arena_block.address;
+    m->state = m->state_block.address;
+    return status;
+}
+
 static int allocate(struct optc_rt_instance *m, const char *path, unsigned flags)
 {
     const struct optc_rt_model *model = m->model;
     int status = optc_rt_open_weights(model, path, flags, &m->weights_block, &m->weights);
-    if (status == OPTC_OK) status = optc_rt_map(&m->arena_block, model->arena_bytes, "arena");
-    if (status == OPTC_OK) status = optc_rt_map(&m->state_block, model->state_bytes, "state");
-    m->arena = m->arena_block.address;
-    m->state = m->state_block.address;
+    if (status == OPTC_OK) status = model->device ? model->device->open(m) : allocate_here(m);
     m->counters = calloc((size_t)model->call_count + 1, sizeof *m->counters);
     m->segment_runs = calloc((size_t)model->segment_count + 1, sizeof *m->segment_runs);
     if (status == OPTC_OK && (!m->counters || !m->segment_runs))
@@ -47,6 +53,7 @@ int optc_rt_create(const struct optc_rt_model *model, const char *path, const op
 void optc_rt_destroy(struct optc_rt_instance *m)
 {
     if (!m) return;
+    if (m->model->device) m->model->device->close(m);
     pthread_mutex_destroy(&m->lock);
     optc_rt_unmap(&m->arena_block);
     optc_rt_unmap(&m->state_block);
@@ -74,6 +81,16 @@ static int check_buffers(const char *kind, const optc_port *ports, int count, co
     return OPTC_OK;
 }
 
+static int run_here(struct optc_rt_instance *m, const void *const *inputs, void *const *outputs)
+{
+    m->inputs = (uint8_t *const *)(uintptr_t)inputs; /* kernels take plain pointers and only read these */
+    m->outputs = (uint8_t *const *)outputs;
+    optc_rt_enter(m->threads);
+    int status = m->model->run(m);
+    optc_rt_leave();
+    return status;
+}
+
 int optc_rt_run(struct optc_rt_instance *m, const void *const *inputs, void *const *outputs)
 {
     if (!m) return null_instance();
@@ -83,11 +100,7 @@ int optc_rt_run(struct optc_rt_instance *m, const void *const *inputs, void *con
                                (const void *const *)outputs);
     if (status != OPTC_OK) return status;
     pthread_mutex_lock(&m->lock);
-    m->inputs = (uint8_t *const *)(uintptr_t)inputs; /* kernels take plain pointers and only read these */
-    m->outputs = (uint8_t *const *)outputs;
-    optc_rt_enter(m->threads);
-    status = m->model->run(m);
-    optc_rt_leave();
+    status = m->model->device ? m->model->device->run(m, inputs, outputs) : run_here(m, inputs, outputs);
     pthread_mutex_unlock(&m->lock);
     return status;
 }
@@ -115,17 +128,27 @@ int optc_rt_set_threads(struct optc_rt_instance *m, int threads)
     return OPTC_OK;
 }
 
+static int copy(struct optc_rt_instance *m, void *target, const void *source, size_t bytes,
+                enum optc_rt_way way)
+{
+    if (m->model->device) return m->model->device->copy(m, target, source, bytes, way);
+    if (source) memcpy(target, source, bytes);
+    else memset(target, 0, bytes);
+    return OPTC_OK;
+}
+
 int optc_rt_state_reset(struct optc_rt_instance *m)
 {
     if (!m) return null_instance();
+    int status = OPTC_OK;
     pthread_mutex_lock(&m->lock);
-    for (int i = 0; i < m->model->state_count; ++i) {
+    for (int i = 0; status == OPTC_OK && i < m->model->state_count; ++i) {
         const struct optc_rt_state *state = &m->model->states[i];
-        if (state->initial < 0) memset(m->state + state->offset, 0, state->port.bytes);
-        else memcpy(m->state + state->offset, m->weights + state->initial, state->port.bytes);
+        const uint8_t *initial = state->initial < 0 ? NULL : m->weights + state->initial;
+        status = copy(m, m->state + state->offset, initial, state->port.bytes, OPTC_RT_WITHIN);
     }
     pthread_mutex_unlock(&m->lock);
-    return OPTC_OK;
+    return status;
 }
 
 static const struct optc_rt_state *find_state(struct optc_rt_instance *m, int index, const void *bytes)
@@ -143,9 +166,9 @@ int optc_rt_state_get(struct optc_rt_instance *m, int index, void *bytes)
     const struct optc_rt_state *state = find_state(m, index, bytes);
     if (!state) return OPTC_BAD_ARGUMENT;
     pthread_mutex_lock(&m->lock);
-    memcpy(bytes, m->state + state->offset, state->port.bytes);
+    int status = copy(m, bytes, m->state + state->offset, state->port.bytes, OPTC_RT_OUT);
     pthread_mutex_unlock(&m->lock);
-    return OPTC_OK;
+    return status;
 }
 
 int optc_rt_state_set(struct optc_rt_instance *m, int index, const void *bytes)
@@ -153,9 +176,9 @@ int optc_rt_state_set(struct optc_rt_instance *m, int index, const void *bytes)
     const struct optc_rt_state *state = find_state(m, index, bytes);
     if (!state) return OPTC_BAD_ARGUMENT;
     pthread_mutex_lock(&m->lock);
-    memcpy(m->state + state->offset, bytes, state->port.bytes);
+    int status = copy(m, m->state + state->offset, bytes, state->port.bytes, OPTC_RT_IN);
     pthread_mutex_unlock(&m->lock);
-    return OPTC_OK;
+    return status;
 }
 
 int optc_rt_profile_start(struct optc_rt_instance *m)

@@ -13,7 +13,9 @@ enum {
     OPTC_CORRUPT = 3,      /* the weights are damaged or belong to another model */
     OPTC_WRONG_CPU = 4,    /* this CPU lacks what the kernels were built for */
     OPTC_NO_MEMORY = 5,
-    OPTC_KERNEL_FAILED = 6
+    OPTC_KERNEL_FAILED = 6,
+    OPTC_NO_GPU = 7,    /* no driver, no GPU, or one that is too old for the kernels */
+    OPTC_GPU_FAILED = 8 /* the GPU's driver reports an error */
 };
 
 /* An input, an output or a state: dense, row major. */

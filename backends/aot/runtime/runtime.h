@@ -10,6 +10,8 @@
 #define OPTC_RT_ALIGNMENT 64
 
 struct optc_rt_instance;
+struct optc_rt_device;
+struct optc_rt_gpu_code;
 
 struct optc_rt_state {
     optc_port port;
@@ -37,6 +39,20 @@ struct optc_rt_model {
     const char *const *features;
     const struct optc_rt_call *calls;
     const char *const *segments;
+    const struct optc_rt_device *device;     /* null: the kernels run on this CPU */
+    const struct optc_rt_gpu_code *gpu_code; /* what the device runs */
+};
+
+/* What differs where arena, state and weights lie in a memory that is not this one's. Instances are
+   locked by the caller. */
+enum optc_rt_way { OPTC_RT_IN, OPTC_RT_OUT, OPTC_RT_WITHIN }; /* as the device sees it */
+struct optc_rt_device {
+    int (*open)(struct optc_rt_instance *m); /* moves the weights, makes the rest */
+    void (*close)(struct optc_rt_instance *m);
+    int (*run)(struct optc_rt_instance *m, const void *const *inputs, void *const *outputs);
+    /* A null source stands for zeros. */
+    int (*copy)(struct optc_rt_instance *m, void *target, const void *source, size_t bytes,
+                enum optc_rt_way way);
 };
 
 struct optc_rt_block { /* memory that was mapped; `bytes` is 0 for none */
@@ -59,6 +75,7 @@ struct optc_rt_instance {
     uint64_t *segment_runs;
     pthread_mutex_t lock;
     struct optc_rt_block arena_block, state_block, weights_block;
+    struct optc_rt_gpu *gpu; /* the device's own part */
 };
 
 /* error.c: the sentence of this thread's last error. Returns `code`. */
