@@ -49,8 +49,8 @@ def write_artifact(
 
     `extra` are further files by relative name (report, graphs, lock). `cache` keeps compiled
     runtimes and zig's own cache. Raises E0150 when `out` cannot be written, E0151 when the disk is
-    full, E0501 without a C toolchain, E0504 without a compiler for GPU kernels, E0502 for a triple that cannot be linked, and
-    E0503 when `out` is something else than an artifact.
+    full, E0501 without a C toolchain, E0502 for a triple that cannot be linked, E0503 when `out` is
+    something else than an artifact, and E0504 where a program for a GPU finds no compiler.
     """
     if problems := check_program(program):
         raise InternalError("the program is not well formed:\n" + "\n".join(problems))

@@ -49,6 +49,13 @@ extern "C" int emulated_inside(const void *address, size_t bytes)
     return a && first >= a->start && bytes <= a->bytes && first - a->start <= (ptrdiff_t)(a->bytes - bytes);
 }
 
+/* The bytes of the allocation that starts at `address`, 0 where none does. */
+extern "C" size_t emulated_bytes(const void *address)
+{
+    auto *a = owner(address);
+    return a && a->start == address ? a->bytes : 0;
+}
+
 /* The allocation whose red bytes were written to, or null. */
 extern "C" const void *emulated_spilled()
 {
