@@ -64,6 +64,7 @@ def _written(function: PrimFunc, target: Target) -> str:
             tir.LowerIntrin(),
         ):
             module = lower(module)
+        module = tvm.IRModule({name: _printable(module[name])})
         built = tvm.get_global_func("target.build.cuda")(module, gpu)
     text: str = built.inspect_source()
     # The first occurrence declares, the second defines.
@@ -110,3 +111,28 @@ def _call(item: Call, mutator: tvm_ffi.StructuralMutator) -> Expr:
     suffix = "" if item.ty.dtype == "float64" else "f"
     values = [mutator.mutate(argument) for argument in arguments]
     return tirx.call_pure_extern(item.ty.dtype, f"{function}{suffix}", *values)
+
+
+# TVM prints a reinterpretation as the address of its operand, which a value does not have.
+_BITS = {
+    ("float32", "int32"): "__float_as_int",
+    ("float32", "uint32"): "__float_as_uint",
+    ("int32", "float32"): "__int_as_float",
+    ("uint32", "float32"): "__uint_as_float",
+    ("float64", "int64"): "__double_as_longlong",
+    ("int64", "float64"): "__longlong_as_double",
+}
+
+
+def _printable(function: PrimFunc) -> PrimFunc:
+    """The function with reinterpretations by name."""
+
+    def call(item: Call, mutator: tvm_ffi.StructuralMutator) -> Expr:
+        if item.op.name != "tirx.reinterpret":
+            return mutator.default_mutate(item)
+        value = mutator.mutate(item.args[0])
+        name = _BITS.get((str(value.ty.dtype), str(item.ty.dtype)))
+        return tirx.call_pure_extern(item.ty.dtype, name, value) if name else item
+
+    body = tvm_ffi.structural_mutate(function.body, (Call, call))
+    return PrimFunc(function.params, body, function.ret_type, function.attrs)
