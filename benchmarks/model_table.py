@@ -167,7 +167,8 @@ def main() -> None:
     machine = host()
     lines = [
         f"{date.today()}, {machine.description}, {machine.cores} cores, {platform.system()};"
-        f" torch {torch.__version__}, optc {optc.__name__}; batch 1; best of {ROUNDS} medians, in turns",
+        f" torch {torch.__version__}, optc {optc.__name__}; batch 1;"
+        f" best of {ROUNDS} medians, in turns",
         "",
         "| " + " | ".join(heads + targets) + " |",
         "|" + "---|" * (len(heads) + len(targets)),

@@ -1,4 +1,4 @@
-"""Builder: the one way to make graphs. Types are inferred, so an ill-typed graph cannot be built."""
+"""Builder: the one way to make graphs. Types are inferred: an ill-typed graph cannot be built."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Builder:
         return self.constant(splat(number, type), hint)
 
     def emit(self, op: Op, *inputs: Value, hint: str = "") -> Value:
-        """Add a node with one output and return it; raises OpError when the op refuses its inputs."""
+        """Add a node with one output, return it; raises OpError when the op refuses its inputs."""
         (value,) = self.emit_all(op, *inputs, hint=hint)
         return value
 
@@ -70,7 +70,7 @@ class Builder:
         return self.constants.get(value)
 
     def build(self, outputs: Iterable[Value], *, keep_unused: bool = False) -> Graph:
-        """The graph that computes `outputs`; unused constants are dropped unless asked otherwise."""
+        """The graph that computes `outputs`; unused constants are dropped unless asked for."""
         results = tuple(outputs)
         used = {value for node in self.nodes for value in node.inputs} | set(results)
         constants = {v: c for v, c in self.constants.items() if keep_unused or v in used}

@@ -89,7 +89,8 @@ class Constant:
             return self.source.value
         if self.type.elements != 1 or isinstance(self.source, Absent):
             return None
-        return to_floats(self).reshape(()).item()
+        item: Scalar = to_floats(self).reshape(()).item()
+        return item
 
 
 def constant(array: np.ndarray, dtype: DType | None = None) -> Constant:
@@ -104,7 +105,7 @@ def splat(value: Scalar, type: TensorType) -> Constant:
 
 
 def to_floats(item: Constant) -> np.ndarray:
-    """The content as numpy numbers one can compute with: bf16 widened to float32, others as stored."""
+    """The content as numpy numbers to compute with: bf16 widened to float32, others as stored."""
     if item.type.dtype is DType.BF16:
         return (item.array.astype(np.uint32) << 16).view(np.float32)
     return item.array

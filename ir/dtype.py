@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from functools import cached_property
 
@@ -69,7 +70,7 @@ class DType(Enum):
         return self.value
 
 
-_STORAGE = {
+_STORAGE: Mapping[DType, np.dtype] = {
     DType.F64: np.dtype("float64"),
     DType.F32: np.dtype("float32"),
     DType.F16: np.dtype("float16"),

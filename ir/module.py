@@ -51,7 +51,7 @@ Step = Run  # `exit_if` and `switch` join here; every reader of a Flow matches o
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The steps of one call, in order. States written by a step keep the value for the next call."""
+    """The steps of one call, in order. A state that a step writes keeps its value for the next."""
 
     steps: tuple[Step, ...]
 

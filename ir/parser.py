@@ -22,7 +22,7 @@ from optc.ir.graph import Graph, Node, Value
 from optc.ir.lexer import Source, Token
 from optc.ir.module import Flow, Module, Port, Run, State, module_of
 from optc.ir.ops import OP_OF
-from optc.ir.ops.base import Op, OpError
+from optc.ir.ops.base import Op, OpError, op_name
 from optc.ir.types import TensorType, parse_type
 
 T = typing.TypeVar("T")
@@ -80,10 +80,8 @@ class _Parser:
     # Module -----------------------------------------------------------------------------------
 
     def module(self) -> Module:
-        if self.next.text == "graph":
-            result = module_of(self.graph())
-        else:
-            result = self.whole_module()
+        bare = self.next.text == "graph"
+        result = module_of(self.graph()) if bare else self.whole_module()
         self.take("end", "end of text")
         return result
 
@@ -101,7 +99,7 @@ class _Parser:
                 states.append(State(port, self.constant()))
             else:
                 self.expect(":")
-                ports[kind].append(Port(port, self.type()))
+                ports[kind].append(Port(port, self.tensor_type()))
         self.expect("flow")
         self.expect("{")
         steps: list[Run] = []
@@ -128,7 +126,7 @@ class _Parser:
             raise self.fail(f"expected a name, found {self.next.text or 'end of text'!r}")
         return self.take(self.next.kind).text
 
-    def type(self) -> TensorType:
+    def tensor_type(self) -> TensorType:
         token = self.take("type", "a type such as 1x64xf32")
         return parse_type(token.text)
 
@@ -159,7 +157,7 @@ class _Parser:
     def parameter(self, builder: Builder, scope: dict[str, Value]) -> None:
         token = self.take("value", "%name")
         self.expect(":")
-        self.define(scope, token, builder.input(self.type(), token.text[1:]))
+        self.define(scope, token, builder.input(self.tensor_type(), token.text[1:]))
 
     def statement(self, builder: Builder, scope: dict[str, Value]) -> None:
         targets = [self.take("value", "%name = ... or return")]
@@ -190,7 +188,7 @@ class _Parser:
             attributes["body"] = self.graph()
             self.expect("}")
         try:
-            op = cls(**attributes)  # type: ignore[arg-type]
+            op = cls(**attributes)
             inferred = op.infer(*(value.type for value in inputs))
         except (OpError, TypeError, IndexError, ValueError) as problem:
             raise self.fail(str(problem), word) from None
@@ -216,7 +214,9 @@ class _Parser:
         return scope[token.text]
 
     def types(self) -> tuple[TensorType, ...]:
-        return tuple(self.listed(self.type, ")")) if self.accept("(") else (self.type(),)
+        if self.accept("("):
+            return tuple(self.listed(self.tensor_type, ")"))
+        return (self.tensor_type(),)
 
     def loc(self) -> Loc:
         if not self.accept("@"):
@@ -230,7 +230,7 @@ class _Parser:
     # Attributes and constants -----------------------------------------------------------------
 
     def attributes(self, cls: type[Op]) -> dict[str, object]:
-        known = _field_types(cls)
+        known = _field_types(op_name(cls))
         result: dict[str, object] = {}
         for token, value in self.listed(self.attribute, "}"):
             if token.text not in known:
@@ -276,7 +276,7 @@ class _Parser:
         key, value = self.attribute()
         self.expect("}")
         self.expect(":")
-        type = self.type()
+        type = self.tensor_type()
         try:
             return self.content(key.text, value, type)
         except (ValueError, TypeError, OverflowError) as problem:
@@ -321,13 +321,14 @@ def _types(types: tuple[TensorType, ...]) -> str:
 
 
 @cache
-def _field_types(cls: type[Op]) -> Mapping[str, object]:
+def _field_types(name: str) -> Mapping[str, object]:
+    cls = OP_OF[name]
     hints = typing.get_type_hints(cls, localns={"Graph": Graph})
     return {f.name: hints[f.name] for f in dataclass_fields(cls) if hints[f.name] is not Graph}
 
 
 def _convert(value: object, wanted: object) -> object:
-    """Check a literal against a field's annotation; enums are spelled by value, ints may be floats."""
+    """Check a literal against a field's annotation; enums go by value, ints may be floats."""
     origin = typing.get_origin(wanted)
     if isinstance(wanted, type) and issubclass(wanted, Enum):
         return wanted(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from optc.ir.diagnostics import Diagnostic, Loc
+from optc.ir.diagnostics import NOWHERE, Diagnostic, Loc
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
 from optc.ir.names import value_names
@@ -46,12 +46,10 @@ def _node(graph: Graph, index: int, node: Node, defined: set[Value]) -> Iterator
     def at(code: str, message: str) -> Diagnostic:
         return _finding(code, message, node.loc, _excerpt(graph, index))
 
-    for value in node.inputs:
-        if value not in defined:
-            yield at("E0122", f"{node.op.name} reads %{value.hint} before it is defined")
-    for value in node.outputs:
-        if value in defined:
-            yield at("E0120", f"value %{value.hint} is defined twice in @{graph.name}")
+    for value in (v for v in node.inputs if v not in defined):
+        yield at("E0122", f"{node.op.name} reads %{value.hint} before it is defined")
+    for value in (v for v in node.outputs if v in defined):
+        yield at("E0120", f"value %{value.hint} is defined twice in @{graph.name}")
     try:
         types = node.op.infer(*(value.type for value in node.inputs))
     except OpError as problem:
@@ -66,7 +64,7 @@ def _node(graph: Graph, index: int, node: Node, defined: set[Value]) -> Iterator
 
 def _duplicates(module: Module) -> Iterator[Diagnostic]:
     graphs = [graph.name for graph in module.graphs]
-    ports = [item.name for item in (*module.inputs, *module.states)]
+    ports = [port.name for port in module.inputs] + [state.name for state in module.states]
     for names, what in ((graphs, "graph"), (ports, "input or state")):
         for name in {name for name in names if names.count(name) > 1}:
             yield _finding("E0124", f"two {what}s are called {name}")
@@ -85,10 +83,11 @@ def _flow(module: Module) -> Iterator[Diagnostic]:
             message = f"@{graph.name} has {len(graph.outputs)} outputs, not {len(step.outputs)}"
             yield _finding("E0125", message)
         known |= {n: v.type for n, v in zip(step.outputs, graph.outputs, strict=False)}
-    for port in (*module.outputs, *module.states):
-        if known.get(port.name) != port.type:
-            found = known.get(port.name, "nothing")
-            yield _finding("E0125", f"{port.name} is {port.type}, the flow gives {found}")
+    wanted = {port.name: port.type for port in module.outputs}
+    for name, type in [*wanted.items(), *((state.name, state.type) for state in module.states)]:
+        if known.get(name) != type:
+            found = known.get(name, "nothing")
+            yield _finding("E0125", f"{name} is {type}, the flow gives {found}")
 
 
 def _arguments(
@@ -113,7 +112,7 @@ def _excerpt(graph: Graph, index: int) -> str:
     return "\n".join(lines)
 
 
-def _finding(code: str, message: str, loc: Loc = Loc(), excerpt: str = "") -> Diagnostic:
+def _finding(code: str, message: str, loc: Loc = NOWHERE, excerpt: str = "") -> Diagnostic:
     return Diagnostic(code, message, loc=loc, excerpt=excerpt)
 
 

@@ -39,8 +39,8 @@ def to_mlir(module: Module, dialect: Dialect) -> ir.Module:
     Raises E0601 when torch-mlir cannot express an op in the dialect.
     """
     inputs = tuple(
-        torch.zeros(item.type.shape, dtype=TORCH_DTYPE[item.type.dtype])
-        for item in (*module.inputs, *module.states)
+        torch.zeros(type.shape, dtype=TORCH_DTYPE[type.dtype])
+        for type in [*(port.type for port in module.inputs), *(s.type for s in module.states)]
     )
     program = torch.export.export(_Callable(module), inputs)
     try:

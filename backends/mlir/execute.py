@@ -21,7 +21,10 @@ from optc.ir.module import Module
 _PIPELINE = """builtin.module(
   canonicalize,
   func.func(linalg-generalize-named-ops),
-  one-shot-bufferize{bufferize-function-boundaries=1 function-boundary-type-conversion=identity-layout-map},
+  one-shot-bufferize{
+    bufferize-function-boundaries=1
+    function-boundary-type-conversion=identity-layout-map
+  },
   buffer-results-to-out-params{hoist-static-allocs=1 modify-public-functions=1},
   func.func(convert-linalg-to-loops),
   expand-strided-metadata,
@@ -50,7 +53,7 @@ def run(module: Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.T
         main.attributes["llvm.emit_c_interface"] = ir.UnitAttr.get()
         passmanager.PassManager.parse(_PIPELINE.replace("\n", "")).run(linalg.operation)
         engine = execution_engine.ExecutionEngine(linalg, 2)
-        engine.raw_register_runtime("memrefCopy", ctypes.cast(_memref_copy, ctypes.c_void_p))
+        engine.raw_register_runtime("memrefCopy", ctypes.cast(_MEMREF_COPY, ctypes.c_void_p))
     arguments = [_array(inputs[port.name]) for port in module.inputs]
     results = [np.zeros(port.type.shape, _storage(port.type.dtype)) for port in module.outputs]
     boxes = [
@@ -78,10 +81,15 @@ class _Unranked(ctypes.Structure):
     _fields_ = [("rank", ctypes.c_int64), ("descriptor", ctypes.c_void_p)]
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.POINTER(_Unranked), ctypes.POINTER(_Unranked))
 def _memref_copy(element_bytes: int, source: Any, target: Any) -> None:
     """MLIR's runtime function `memrefCopy`, which its Python wheel does not carry."""
     _view(element_bytes, target.contents)[...] = _view(element_bytes, source.contents)
+
+
+# Kept for the life of the process: C calls it.
+_MEMREF_COPY = ctypes.CFUNCTYPE(
+    None, ctypes.c_int64, ctypes.POINTER(_Unranked), ctypes.POINTER(_Unranked)
+)(_memref_copy)
 
 
 def _view(element_bytes: int, item: _Unranked) -> np.ndarray:

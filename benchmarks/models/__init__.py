@@ -15,7 +15,7 @@ from benchmarks.models.entry import Example
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model: where its maker is, whether it is small, and the package that carries its weights."""
+    """A model: where its maker is, whether it is small, the package that carries its weights."""
 
     place: str
     small: bool = False

@@ -66,7 +66,7 @@ def from_config(
     field: str = "logits",
     call: dict[str, Any] | None = None,
 ) -> Example:
-    """A transformers model of `family` with seeded random weights and the library's own architecture."""
+    """A transformers model of `family`: the library's architecture, seeded random weights."""
     library = importlib.import_module("transformers")
     config = getattr(library, f"{family}Config")(**options)
     torch.manual_seed(0)

@@ -71,7 +71,7 @@ def two_inputs() -> Example:
 
 
 class SpectralMix(nn.Module):
-    """A convolution over time by FFT with a constant spectrum, as LMUFormer does (Liu et al. 2024)."""
+    """A convolution over time by FFT, its spectrum constant: LMUFormer (Liu et al. 2024)."""
 
     def __init__(self, length: int = 64, width: int = 16) -> None:
         super().__init__()

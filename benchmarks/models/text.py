@@ -48,7 +48,7 @@ def gpt2() -> Example:
 
 
 def llama() -> Example:
-    """A small Llama-like decoder: RMS norm, rotary, grouped queries, SwiGLU (Touvron et al. 2023)."""
+    """A small Llama: RMS norm, rotary, grouped queries, SwiGLU (Touvron et al. 2023)."""
     options = {
         "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "vocab_size": 2000,
         "num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 256,
@@ -58,7 +58,13 @@ def llama() -> Example:
 
 def whisper_encoder() -> Example:
     """The encoder of Whisper-tiny on half the usual spectrogram (Radford et al. 2023)."""
-    options = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536, "max_source_positions": 750}  # fmt: skip
+    options = {
+        "d_model": 384,
+        "encoder_layers": 4,
+        "encoder_attention_heads": 6,
+        "encoder_ffn_dim": 1536,
+        "max_source_positions": 750,
+    }
     library = __import__("transformers")
     torch.manual_seed(0)
     encoder = library.WhisperModel(library.WhisperConfig(**options)).get_encoder().eval()

@@ -1,4 +1,4 @@
-"""Trained models whose weights come inside Python packages: files are located, packages not imported."""
+"""Trained models whose weights come in packages: files are located, packages not imported."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Silero(nn.Module):
 
 
 def silero() -> Example:
-    """Voice activity detection; the .jit file's weights (the .safetensors file is another version's)."""
+    """Voice activity detection; the .jit file's weights (the .safetensors is another version's)."""
     path = package("silero_vad") / "data" / "silero_vad.jit"
     old = torch.jit.load(str(path), map_location="cpu")._model.state_dict()
     new = {"transform.weight": old["stft.forward_basis_buffer"]}
@@ -186,7 +186,7 @@ def silero() -> Example:
 
 
 class GraphemesToPhonemes(nn.Module):
-    """g2p-en: a GRU encoder and a greedy GRU decoder of 20 steps, without data-dependent control."""
+    """g2p-en: a GRU encoder, a greedy GRU decoder of 20 steps, no data-dependent control."""
 
     def __init__(self, steps: int = 20) -> None:
         super().__init__()

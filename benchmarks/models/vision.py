@@ -134,7 +134,7 @@ def mobilenet_v3() -> Example:
 
 
 class UNet(nn.Module):
-    """Encoder, decoder with transposed convolutions, group norm, skips (Ronneberger et al. 2015)."""
+    """Encoder, decoder of transposed convolutions, group norm, skips (Ronneberger et al. 2015)."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

@@ -61,9 +61,9 @@ UNARY: tuple[type[Op], ...] = (
     ew.Softplus, ew.Clamp, ew.IsInf, ew.IsNan, ew.LogicalNot, ew.Cast,
 )  # fmt: skip
 BINARY: tuple[type[Op], ...] = (
-    ew.Add, ew.Sub, ew.Mul, ew.Div, ew.FloorDiv, ew.TruncDiv, ew.Fmod, ew.Remainder, ew.Pow, ew.Atan2,
-    ew.Maximum, ew.Minimum, ew.BitwiseAnd, ew.BitwiseOr, ew.BitwiseXor, ew.ShiftLeft, ew.ShiftRight,
-    ew.Equal, ew.NotEqual, ew.Less, ew.LessEqual, ew.Greater, ew.GreaterEqual,
+    ew.Add, ew.Sub, ew.Mul, ew.Div, ew.FloorDiv, ew.TruncDiv, ew.Fmod, ew.Remainder, ew.Pow,
+    ew.Atan2, ew.Maximum, ew.Minimum, ew.BitwiseAnd, ew.BitwiseOr, ew.BitwiseXor, ew.ShiftLeft,
+    ew.ShiftRight, ew.Equal, ew.NotEqual, ew.Less, ew.LessEqual, ew.Greater, ew.GreaterEqual,
 )  # fmt: skip
 ELEMENTWISE: tuple[type[Op], ...] = (*UNARY, *BINARY, ew.Where)
 MOVEMENT: tuple[type[Op], ...] = (
@@ -90,10 +90,10 @@ __all__ = [
     "BINARY", "CONTRACTION", "ELEMENTWISE", "MOVEMENT", "NORMALIZATION", "OPS", "OP_OF", "OTHER",
     "POOLING", "REDUCTION", "UNARY", "AdaptiveAvgPool", "ArgMax", "ArgMin", "Attention", "AvgPool",
     "BagMode", "BatchNorm", "Border", "Concat", "Conv", "ConvTranspose", "CumProd", "CumSum",
-    "EmbeddingBag", "Expand", "Flip", "GatherElements", "GatherNd", "GridSample", "GroupNorm", "Gru",
-    "Interpolation", "LayerNorm", "Linear", "LogSoftmax", "Lstm", "MatMul", "MaxPool",
+    "EmbeddingBag", "Expand", "Flip", "GatherElements", "GatherNd", "GridSample", "GroupNorm",
+    "Gru", "Interpolation", "LayerNorm", "Linear", "LogSoftmax", "Lstm", "MatMul", "MaxPool",
     "MaxPoolIndices", "Op", "OpError", "Pad", "PadMode", "ReduceAll", "ReduceAny", "ReduceMax",
-    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reduction", "Reshape", "Resize", "RmsNorm",
-    "ScatterElements", "ScatterNd", "Slice", "Softmax", "Sort", "Take", "Task", "TopK", "Transpose",
-    "ew", "op_name",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reduction", "Reshape", "Resize",
+    "RmsNorm", "ScatterElements", "ScatterNd", "Slice", "Softmax", "Sort", "Take", "Task", "TopK",
+    "Transpose", "ew", "op_name",
 ]  # fmt: skip

@@ -14,7 +14,10 @@ Pairs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class MatMul(Op):
-    """[..., M, K] x [..., K, N] -> [..., M, N], leading axes broadcast; `transpose_b` takes [..., N, K]."""
+    """[..., M, K] x [..., K, N] -> [..., M, N], leading axes broadcast.
+
+    `transpose_b` takes [..., N, K].
+    """
 
     arity: ClassVar[tuple[int, int]] = (2, 2)
     transpose_b: bool = False

@@ -147,7 +147,7 @@ def _integers(indices: TensorType) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Take(Op):
-    """Rows of `data` along `axis` picked by integer `indices` of any shape (embedding, index_select).
+    """Rows of `data` along `axis`, picked by integers of any shape (embedding, index_select).
 
     Indices are not negative.
     """
@@ -204,7 +204,7 @@ class ScatterElements(Op):
 
 @dataclass(frozen=True, slots=True)
 class GatherNd(Op):
-    """out[i...] = data[indices[i..., 0], ..., indices[i..., k-1]], the last axis of indices being k.
+    """out[i...] = data[indices[i..., 0], ..., indices[i..., k-1]], k: the last axis of indices.
 
     Indices are not negative.
     """
@@ -222,7 +222,7 @@ class GatherNd(Op):
 
 @dataclass(frozen=True, slots=True)
 class ScatterNd(Op):
-    """Inputs data, indices, updates: the inverse of GatherNd; updates are joined in row-major order."""
+    """Inputs data, indices, updates: the inverse of GatherNd; updates join in row-major order."""
 
     arity: ClassVar[tuple[int, int]] = (3, 3)
     reduction: Reduction = Reduction.NONE

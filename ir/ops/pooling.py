@@ -50,7 +50,7 @@ class MaxPool(Pool):
 
 @dataclass(frozen=True, slots=True)
 class MaxPoolIndices(Pool):
-    """Largest element, and its place in the flattened spatial extent of the unpadded input (i64)."""
+    """Largest element, and its place in the flat spatial extent of the unpadded input (i64)."""
 
     def _infer(self, *inputs: TensorType) -> Types:
         (values,) = Pool._infer(self, *inputs)

@@ -231,7 +231,7 @@ class LeakyRelu(FloatUnary):
 
 @dataclass(frozen=True, slots=True)
 class Elu(FloatUnary):
-    """scale * x where positive, else scale * alpha * (exp(input_scale * x) - 1); also SELU, CELU."""
+    """scale * x if positive, else scale * alpha * (exp(input_scale * x) - 1); also SELU, CELU."""
 
     alpha: float = 1.0
     scale: float = 1.0

@@ -154,17 +154,18 @@ def _trim(nodes: list[Node]) -> tuple[list[Node], list[Node], list[Node]]:
     before: list[Node] = []
     made = {value for node in middle for value in node.outputs}
     for node in list(middle):
-        users = sum(node.outputs[0] in other.inputs for other in middle)
-        if len(middle) > 1 and isinstance(node.op, Reshape) and users:
-            if made.isdisjoint(node.inputs):
-                before.append(node)
-                middle.remove(node)
-                made.difference_update(node.outputs)
+        if len(middle) == 1 or not isinstance(node.op, Reshape):
+            continue
+        used = any(node.outputs[0] in other.inputs for other in middle)
+        if used and made.isdisjoint(node.inputs):
+            before.append(node)
+            middle.remove(node)
+            made.difference_update(node.outputs)
     return before, middle, after
 
 
 def _keeps_shape(nodes: list[Node]) -> bool:
-    """Without a backend's word: nothing before the anchor, and only nodes of its shape behind it."""
+    """Without a backend's word: nothing before the anchor, only nodes of its shape behind it."""
     place = next(i for i, node in enumerate(nodes) if ROLE[type(node.op)] is Role.ANCHOR)
     shape = nodes[place].outputs[0].shape
     return place == 0 and all(node.outputs[0].shape == shape for node in nodes)

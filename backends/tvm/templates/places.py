@@ -112,28 +112,31 @@ def _reads_in_place(tensor: te.Tensor, sources: set[Key]) -> bool:
     if op.reduce_axis:
         return not _depends(tensor, sources)
     axes = [axis.var for axis in op.axis]
-    fine = True
+    return all(
+        _is_at(index, axes, source) and _reads_in_place(source, sources)
+        for source, index in _loads(op)
+        if _depends(source, sources)
+    )
+
+
+def _loads(op: te.ComputeOp) -> list[tuple[te.Tensor, list[Expr]]]:
+    found: list[tuple[te.Tensor, list[Expr]]] = []
 
     def call(item: Call) -> None:
-        nonlocal fine
-        if item.op.name != "te.tensor_load":
-            return
-        source, *index = item.args
-        if not _depends(source, sources):
-            return
-        if len(index) > len(axes):
-            fine = False
-            return
-        here = axes[len(axes) - len(index) :]
-        same = all(
-            int(dim) == 1 or i.same_as(axis)
-            for i, axis, dim in zip(index, here, source.shape, strict=True)
-        )
-        fine = fine and same and _reads_in_place(source, sources)
+        if item.op.name == "te.tensor_load":
+            found.append((item.args[0], list(item.args[1:])))
 
     for body in op.body:
         tvm_ffi.structural_walk(body, (Call, call))
-    return fine
+    return found
+
+
+def _is_at(index: Sequence[Expr], axes: Sequence[Expr], source: te.Tensor) -> bool:
+    here = axes[len(axes) - len(index) :]
+    return len(index) <= len(axes) and all(
+        int(dim) == 1 or i.same_as(axis)
+        for i, axis, dim in zip(index, here, source.shape, strict=True)
+    )
 
 
 def _depends(tensor: te.Tensor, sources: set[Key]) -> bool:

@@ -103,8 +103,9 @@ def accumulate(
     """Sums over 0 <= k < extent of left(row, k) * right(k, column), in registers.
 
     `right` may be asked for columns beyond the last if it is `padded`. `by_lanes`: load `unroll`
-    elements of a row at once. `ahead(i)` is called in the i-th block of `unroll` steps. Answers with the tile's sums, shape (rows, width): every index into
-    them must be constant after unrolling.
+    elements of a row at once. `ahead(i)` is called in the i-th block of `unroll` steps. Answers
+    with the tile's sums, shape (rows, width): every index into them must be constant after
+    unrolling.
     """
     sums = _Accumulation(code, tile, left, right, dtype, padded, by_lanes, ahead)
     return sums.run(extent, unroll)
