@@ -119,7 +119,7 @@ def _sizes_of(launch: Launch) -> Iterator[str]:
     if not launch.symbol.isidentifier():
         yield "it is no name of a kernel"
     for what, sizes, limits in (("grid", launch.grid, _GRID), ("block", launch.block, _BLOCK)):
-        if len(sizes) != 3 or any(not 1 <= n <= m for n, m in zip(sizes, limits, strict=False)):
+        if not all(1 <= n <= m for n, m in zip(sizes, limits, strict=True)):
             yield f"{what} {sizes} is not within {limits}"
     if prod(launch.block) > _THREADS:
         yield f"a block has {prod(launch.block)} threads, more than {_THREADS}"

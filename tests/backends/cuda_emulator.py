@@ -178,11 +178,11 @@ def _prepared(source: str) -> str:
     pieces.append(source[end:])
     text = _DYNAMIC.sub(r"static \1 *&\2 = (\1 *&)emulated_dynamic;", "".join(pieces))
     table = ['\n#include "blocks.h"']
-    for number in range(len(defined)):
-        table.append(
-            f'extern "C" __attribute__((weak, visibility("hidden"))) unsigned char '
-            f"__start_shared_{number}[], __stop_shared_{number}[];"
-        )
+    table += [
+        f'extern "C" __attribute__((weak, visibility("hidden"))) unsigned char '
+        f"__start_shared_{number}[], __stop_shared_{number}[];"
+        for number in range(len(defined))
+    ]
     table.append("const emulated::Kernel emulated_kernels[] = {")
     for number, (_, name) in enumerate(defined):
         table.append(

@@ -93,9 +93,7 @@ def test_a_model_agrees_on_a_gpu(name: str, tmp_path: Path) -> None:
     assert largest_error(found, expected) <= LIMIT
 
 
-def unpacked(
-    data: bytes, made: Compiled, expected: Sequence[torch.Tensor]
-) -> list[NDArray[Any]]:
+def unpacked(data: bytes, made: Compiled, expected: Sequence[torch.Tensor]) -> list[NDArray[Any]]:
     """The outputs that lie one behind the other."""
     found, start = [], 0
     for port, tensor in zip(made.manifest["outputs"], expected, strict=True):

@@ -69,7 +69,7 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class Contraction:
-    """A step as batch x rows x columns, the axes of the first being those that both factors know."""
+    """A step as batch x rows x columns; the axes of the first are those that both factors know."""
 
     step: Step
     batch: tuple[int, ...]

@@ -36,9 +36,9 @@ def emit_rows(task: Task) -> bool:
     sources = dict(task.sources)
     try:
         rows.run()
-    except RuntimeError as problem:  # what TVM's callbacks make of a NotInRow
+    except RuntimeError:  # what TVM's callbacks make of a NotInRow
         if rows.fault is None:
-            raise problem
+            raise
         task.sources = sources
         return False
     task.add(rows.grid)

@@ -184,11 +184,13 @@ class Step:
 
     def terms(self, code: Code | None, point: Point, inner: Point) -> list[Expr]:
         """What is folded at `inner` for the element at `point`."""
+        assert self.fold is not None
         return [self.source(code, value, point, inner) for value in self.fold.body[0].source]
 
     def source(self, code: Code | None, value: Expr, point: Point, inner: Point) -> Expr:
         """A part of the fold's source there."""
         fold = self.fold
+        assert fold is not None
         where = [*self.fold_index(point), *inner]
         places = {a.var: at for a, at in zip((*fold.axis, *fold.reduce_axis), where, strict=True)}
         return Elements(self.task.sources, code).expression(value, places)
