@@ -164,7 +164,9 @@ def counter() -> Program:
     )
     slots = (StateSlot("n", (1,), DType.I32, 0, 0), StateSlot("zero", (1,), DType.I32, 64))
     return replace(
-        program("counter", *calls, outputs=(Port("a", (1,), DType.I32), Port("b", (1,), DType.I32))),
+        program(
+            "counter", *calls, outputs=(Port("a", (1,), DType.I32), Port("b", (1,), DType.I32))
+        ),
         inputs=(),
         states=slots,
         weights=place_weights([np.array([41], np.int32)]),

@@ -220,7 +220,15 @@ def test_a_machine_without_driver_says_so(build: Build, tmp_path: Path) -> None:
         pytest.skip("this machine has a GPU")
     np.save(tmp_path / "x.npy", X)
     folder = build(programs.adder())
-    command = (sys.executable, "-m", "optc.cli", "run", str(folder), "--input", f"x={tmp_path}/x.npy")
+    command = (
+        sys.executable,
+        "-m",
+        "optc.cli",
+        "run",
+        str(folder),
+        "--input",
+        f"x={tmp_path}/x.npy",
+    )
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "E0516" in done.stderr
@@ -229,7 +237,9 @@ def test_a_machine_without_driver_says_so(build: Build, tmp_path: Path) -> None:
 
 
 def test_an_illegal_address_is_reported(build: Build) -> None:
-    with pytest.raises(RunFailed, match=r"E0517.*a run failed on the GPU: kernel far_away") as caught:
+    with pytest.raises(
+        RunFailed, match=r"E0517.*a run failed on the GPU: kernel far_away"
+    ) as caught:
         run_artifact(build(programs.broken()), SOURCE, [X])
     assert "error 700" in str(caught.value)
 

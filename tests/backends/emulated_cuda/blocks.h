@@ -236,15 +236,18 @@ static void fault(int number, siginfo_t *info, void *)
     size_t room = message_room - (size_t)used;
     Allocation *a = owner(info->si_addr);
     if (number == SIGSEGV && info->si_code == SI_KERNEL) number = SIGILL; /* an aligned move that was not */
-    if (number == SIGILL) snprintf(rest, room, "a misaligned address or an index outside of its array");
-    else if (number == SIGFPE) snprintf(rest, room, "an integer division by zero");
+    if (number == SIGILL) 
+        snprintf(rest, room, "a misaligned address, an index outside of its array, or a division by zero");
+    else if (number == SIGFPE) snprintf(rest, room, "a division by zero");
     else if (!a) snprintf(rest, room, "an address outside of all memory: %p", info->si_addr);
     else {
         int which = -1;
         for (int i = 0; i < kernel->operands; ++i)
             if (owner(operands[i]) == a) which = i;
-        snprintf(rest, room, "byte %td of the %zu bytes of operand %d", (unsigned char *)info->si_addr - a->start,
-                 a->bytes, which);
+        used = snprintf(rest, room, "byte %td of the %zu bytes of ", (unsigned char *)info->si_addr - a->start,
+                        a->bytes);
+        if (which < 0) snprintf(rest + used, room - (size_t)used, "its dynamic shared memory");
+        else snprintf(rest + used, room - (size_t)used, "operand %d", which);
     }
     siglongjmp(escape, 1);
 }

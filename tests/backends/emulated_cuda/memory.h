@@ -6,7 +6,7 @@
 
 namespace emulated {
 
-enum { PAGE = 4096, RED = 0xA5, POISON = 0xFF };
+enum { PAGE = 4096, GUARD = 64 << 20 /* on both sides: addresses cost nothing */, RED = 0xA5, POISON = 0xFF };
 struct Allocation {
     unsigned char *base, *start;
     size_t bytes, mapped;
@@ -19,10 +19,10 @@ static size_t whole_pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAG
 extern "C" void *emulated_alloc(size_t bytes, size_t alignment)
 {
     size_t tail = (alignment - bytes % alignment) % alignment;
-    size_t inner = whole_pages(bytes + tail ? bytes + tail : 1), mapped = inner + 2 * PAGE;
+    size_t inner = whole_pages(bytes + tail ? bytes + tail : 1), mapped = inner + 2 * (size_t)GUARD;
     void *base = mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) return nullptr;
-    auto *first = (unsigned char *)base + PAGE;
+    auto *first = (unsigned char *)base + GUARD;
     if (mprotect(first, inner, PROT_READ | PROT_WRITE) != 0) return nullptr;
     auto *start = first + inner - tail - bytes;
     memset(first, RED, (size_t)(start - first));
@@ -60,9 +60,9 @@ extern "C" size_t emulated_bytes(const void *address)
 extern "C" const void *emulated_spilled()
 {
     for (auto *a = allocations; a; a = a->next) {
-        for (auto *p = a->base + PAGE; p < a->start; ++p)
+        for (auto *p = a->base + GUARD; p < a->start; ++p)
             if (*p != RED) return a->start;
-        for (auto *p = a->start + a->bytes; p < a->base + a->mapped - PAGE; ++p)
+        for (auto *p = a->start + a->bytes; p < a->base + a->mapped - GUARD; ++p)
             if (*p != RED) return a->start;
     }
     return nullptr;
