@@ -1,6 +1,9 @@
 """The model table: every model compiled, checked against PyTorch and timed beside it in one run.
 
-python -m benchmarks.model_table [MODEL ...] [--targets host,aarch64] [--out results.md]
+    python -m benchmarks.model_table [MODEL ...] [--targets aarch64,cuda] [--out F] [--layers F]
+
+`--layers` writes a second table: every product and convolution of each model, with its share of
+what the machine can do at most (`optc bench` measures that).
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import platform
+import re
 import statistics
 import tempfile
 import time
@@ -23,10 +27,14 @@ import torch
 
 import optc
 from benchmarks.models import MODELS
+from optc.bench import KernelRow, kernel_rows
+from optc.cli.options import cache_folder
 from optc.driver import Options, compile_module
 from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.limits import limits_of
 
+PRODUCT = re.compile("conv|linear|mat_mul|matmul")
 ROUNDS = 7  # of each contender, in turns; PyTorch's pool gets time to sleep between them
 QUIET = 0.3  # seconds of sleep before the other contender is timed: thread pools spin for a while
 
@@ -43,12 +51,13 @@ class Row:
     ours: float = float("nan")
     torch: float = float("nan")
     others: dict[str, str] = field(default_factory=dict)
+    layers: tuple[KernelRow, ...] = ()
     problem: str = ""
 
     def cells(self, targets: Sequence[str]) -> list[str]:
         """The line's cells as text."""
         if self.problem:
-            return [self.model, self.problem, *[""] * (6 + len(targets))]
+            return [self.model, self.problem, *[""] * (7 + len(targets))]
         return [
             self.model,
             f"{self.error:.1e}",
@@ -58,8 +67,15 @@ class Row:
             f"{self.ours:.2f}",
             f"{self.torch:.2f}",
             f"{self.torch / self.ours:.2f}",
+            share_of_limit(self.layers),
             *(self.others.get(name, "") for name in targets),
         ]
+
+
+def share_of_limit(layers: Sequence[KernelRow]) -> str:
+    """What the layers reach together: the least time they could take, of the time they take."""
+    seconds = sum(row.seconds for row in layers)
+    return f"{sum(row.limit for row in layers) / seconds:.0%}" if seconds else ""
 
 
 def flat(tree: Any) -> list[torch.Tensor]:
@@ -130,9 +146,28 @@ def measure(name: str, targets: Sequence[str], folder: Path) -> Row:
             time.sleep(QUIET)
             theirs.append(milliseconds(lambda: model(*inputs)))
     row.ours, row.torch = min(ours), min(theirs)
+    profile = artifact.profile(*arrays, runs=max(5, int(200 / max(row.ours, 1))))
+    limits = limits_of(host(), host().cores, cache_folder())
+    rows = kernel_rows(profile.kernels, limits)
+    row.layers = tuple(item for item in rows if PRODUCT.search(item.label.partition(" ")[0]))
     for target in targets:
         row.others[target] = other(module, target, folder / f"{name}-{target}")
     return row
+
+
+def layer_lines(row: Row) -> list[str]:
+    """The layers of a model, equal ones as one line, the longest first."""
+    groups: dict[tuple[str, str], list[KernelRow]] = {}
+    for item in row.layers:
+        groups.setdefault((item.label.partition(" @ ")[0], item.kernel), []).append(item)
+    lines = []
+    for (label, _), items in sorted(
+        groups.items(), key=lambda pair: -sum(i.seconds for i in pair[1])
+    ):
+        milliseconds = 1e3 * sum(item.seconds for item in items)
+        cells = (row.model, label, str(len(items)), f"{milliseconds:.3f}", share_of_limit(items))
+        lines.append("| " + " | ".join((*cells, items[0].bound)) + " |")
+    return lines
 
 
 def other(module: Any, target: str, out: Path) -> str:
@@ -151,6 +186,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--targets", default="")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--layers", type=Path)
     options = parser.parse_args()
     targets = [name for name in options.targets.split(",") if name]
     torch.set_num_threads(host().cores)
@@ -163,6 +199,7 @@ def main() -> None:
         "optc ms",
         "torch ms",
         "ratio",
+        "products: % of limit",
     ]
     machine = host()
     lines = [
@@ -174,6 +211,7 @@ def main() -> None:
         "|" + "---|" * (len(heads) + len(targets)),
     ]
     print("\n".join(lines), flush=True)
+    layers = [lines[0], "", "| model | layer | times | ms | % of limit | bound |", "|" + "---|" * 6]
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -185,9 +223,12 @@ def main() -> None:
                 )
         lines.append("| " + " | ".join(row.cells(targets)) + " |")
         print(lines[-1], flush=True)
+        layers += layer_lines(row)
         gc.collect()
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
+    for path, text in ((options.out, lines), (options.layers, layers)):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(text) + "\n")
 
 
 if __name__ == "__main__":

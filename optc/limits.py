@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -58,8 +59,20 @@ class Limits:
         levels = tuple(replace(a, bandwidth=max(a.bandwidth, b.bandwidth)) for a, b in pairs)
         return Limits(self.threads, max(self.flops, other.flops), levels)
 
+    @staticmethod
+    def unknown(threads: int) -> Limits:
+        """Of a machine that was not measured: every kernel could take no time at all."""
+        return Limits(threads, math.inf, (Level("memory", 1 << 62, math.inf),))
+
+    @property
+    def known(self) -> bool:
+        """Whether they say anything."""
+        return math.isfinite(self.flops)
+
     def bound(self, flops: int, nbytes: int) -> str:
-        """`compute` or `memory`: what the least time comes from."""
+        """`compute` or `memory`: what the least time comes from; empty when that is unknown."""
+        if not self.known:
+            return ""
         return "compute" if flops / self.flops >= nbytes / self.bandwidth(nbytes) else "memory"
 
 

@@ -15,7 +15,7 @@ from optc.cli.options import cache_folder, threads_option
 from optc.cli.terminal import console, plain_table, styled
 from optc.inputs import random_arrays
 from optc.ir.targets.catalogue import find_target
-from optc.limits import limits_of
+from optc.limits import Limits, limits_of
 from optc.report.numbers import bytes_text, place_text, seconds_text, three_digits
 from optc.runtime import load
 
@@ -70,7 +70,8 @@ def bench_command(
         loaded = time.perf_counter() - start
         inputs = read_arrays(source) if source is not None else random_arrays(model.inputs, 0)
         count = threads or host.cores
-        limits = limits_of(host, count, cache_folder())
+        on_gpu = "gpu" in model.manifest["target"]
+        limits = Limits.unknown(1) if on_gpu else limits_of(host, count, cache_folder())
         report = bench(
             model, inputs, limits, threads=count, runs=runs, warmup=warmup, load_seconds=loaded
         )
@@ -86,6 +87,7 @@ def show_report(report: Report, most: int) -> None:
     """Print a report; the kernel table has at most `most` rows, the longest first."""
     out, whole = console(), report.whole
     threads = f"{report.threads} thread{'s' if report.threads > 1 else ''}"
+    threads = threads if report.limits.known else "on the GPU"
     out.print(styled((report.name, "bold"), f": {whole.runs} runs, {threads}"))
     table = plain_table("p50", "p90", "p99", "min", "mean", "runs/s", "load", "memory")
     table.add_row(
@@ -101,17 +103,24 @@ def show_report(report: Report, most: int) -> None:
     if report.kernels:
         out.print(_kernels(report, most))
     share = report.limit_seconds / report.kernel_seconds if report.kernel_seconds else 0.0
+    of_limit = f", {share:.0%} of the limit" if report.limits.known else ""
     out.print(
-        f"kernels: {len(report.kernels)} calls, {seconds_text(report.kernel_seconds)} a run, "
-        f"{share:.0%} of the limit; between kernels {seconds_text(report.outside_seconds)}"
+        f"kernels: {len(report.kernels)} calls, {seconds_text(report.kernel_seconds)} a run"
+        f"{of_limit}; between kernels {seconds_text(report.outside_seconds)}"
     )
-    near = report.limits.levels[-1].bandwidth
-    out.print(
-        f"limit: {report.limits.flops * 1e-9:.0f} GFLOP/s, {near * 1e-9:.1f} GB/s from memory, "
-        "more from caches where a kernel's bytes fit (measured)"
-    )
+    out.print(_limit_line(report.limits))
     for line in report.advice:
         out.print(styled(("advice", "yellow"), f": {line}"))
+
+
+def _limit_line(limits: Limits) -> str:
+    if not limits.known:
+        return "limit: not measured for a GPU"
+    near = limits.levels[-1].bandwidth
+    return (
+        f"limit: {limits.flops * 1e-9:.0f} GFLOP/s, {near * 1e-9:.1f} GB/s from memory, "
+        "more from caches where a kernel's bytes fit (measured)"
+    )
 
 
 def _kernels(report: Report, most: int):  # type: ignore[no-untyped-def]

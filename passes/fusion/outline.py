@@ -6,6 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from optc.ir.graph import Graph, Node, Value
+from optc.passes.fusion.classify import ROLE, Role
+
+_NAMED = 4  # nodes of a task that its name spells out
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +62,9 @@ def _is_splat(graph: Graph, value: Value) -> bool:
 
 
 def _name(nodes: Sequence[Node]) -> str:
-    names = [node.op.name for node in nodes if node.op.name != "reshape"]
-    return "_".join(names[:4]) + (f"_and_{len(names) - 4}_more" if len(names) > 4 else "")
+    """What a task does, for people: its anchor is always named, however long the chain."""
+    seen = [node for node in nodes if node.op.name != "reshape"]
+    rank = {node: ROLE[type(node.op)] is not Role.ANCHOR for node in seen}
+    shown = set(sorted(seen, key=rank.__getitem__)[:_NAMED])
+    name = "_".join(node.op.name for node in seen if node in shown)
+    return name + (f"_and_{len(seen) - _NAMED}_more" if len(seen) > _NAMED else "")
