@@ -72,12 +72,13 @@ class RunFailed(Exception):
 
 def build_driver() -> Path:
     """The folder of the stand-in, compiled once."""
-    source = HERE / "driver.c"
+    source, streams = HERE / "driver.c", HERE / "streams.h"
     include = find_header()
     command = (*ZIG, "-target", "x86_64-linux-gnu.2.17", "-std=c11", "-O1", "-g0", "-fPIC")
     command += ("-shared", "-fno-sanitize=all", "-fvisibility=hidden", f"-I{include}")
     command += ("-Wall", "-Werror", "-Wl,-soname,libcuda.so.1")
-    key = hashlib.sha256(repr(command).encode() + source.read_bytes()).hexdigest()[:32]
+    text = repr(command).encode() + source.read_bytes() + streams.read_bytes()
+    key = hashlib.sha256(text).hexdigest()[:32]
     folder = CACHE / f"driver-{key}"
     if not folder.exists():
         CACHE.mkdir(exist_ok=True)
