@@ -3,6 +3,7 @@
     import optc
     artifact = optc.compile(optc.capture(model, (x,)), target="cortex-a76", out="out/")
     y = optc.load("out/")(x)
+    model = optc.to_torch(optc.capture("model.pt2"))      # trainable, to be captured again
 
 Importing optc loads neither torch nor tvm; `load` needs numpy only.
 """
@@ -13,11 +14,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optc.api import capture, compile
+    from optc.backends.reference.to_torch import to_torch
     from optc.runtime import load
 
-__all__ = ["capture", "compile", "load"]
+__all__ = ["capture", "compile", "load", "to_torch"]
 
-_PLACES = {"capture": "optc.api", "compile": "optc.api", "load": "optc.runtime"}
+_PLACES = {
+    "capture": "optc.api",
+    "compile": "optc.api",
+    "load": "optc.runtime",
+    "to_torch": "optc.backends.reference.to_torch",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from optc import to_torch
 from optc.backends.reference.evaluate import run
-from optc.backends.reference.to_torch import to_torch
 from optc.ir.capture import capture
 from tests.ir.capture.models import Counter
 
