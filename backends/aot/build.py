@@ -43,8 +43,8 @@ def build(
     program: Program, folder: Path, emit: Sequence[Emit], toolchain: Toolchain, cache: Path | None
 ) -> int:
     """Write the files of an artifact but its manifest; returns the digest of the weights."""
-    digest = write_weights(program, folder / "weights.bin")
     images = find_device_compiler().compile(program.device) if program.device else None
+    digest = write_weights(program, folder / "weights.bin")
     sources = {
         "model.c": write_driver(program, digest, images).encode(),
         "model.h": write_header(program).encode(),

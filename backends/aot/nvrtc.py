@@ -40,18 +40,15 @@ class DeviceCompiler:
 
     def compile(self, code: DeviceCode) -> DeviceImages:
         """Compiles for `code.architecture`; a source that does not compile is an InternalError."""
-        virtual = code.architecture.replace("sm_", "compute_")
         if self.nvrtc is None:
+            virtual = code.architecture.replace("sm_", "compute_")
             return DeviceImages(
                 _nvcc(self.nvcc, code.source, ("-cubin", f"-arch={code.architecture}")),
                 _nvcc(self.nvcc, code.source, ("-ptx", f"-arch={virtual}")),
             )
-        library = _Nvrtc(self.nvrtc)
         include = [f"--include-path={path}" for path in self.includes]
-        return DeviceImages(
-            library.compile(code.source, [f"--gpu-architecture={code.architecture}", *include]),
-            library.compile(code.source, [f"--gpu-architecture={virtual}", *include], ptx=True),
-        )
+        options = [_LANGUAGE, f"--gpu-architecture={code.architecture}", *include]
+        return _Nvrtc(self.nvrtc).compile(code.source, options)
 
 
 def find_device_compiler() -> DeviceCompiler:
@@ -89,22 +86,21 @@ class _Nvrtc:
             ) from problem
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
 
-    def compile(self, source: str, options: Sequence[str], ptx: bool = False) -> bytes:
-        """A cubin, or the text of PTX."""
+    def compile(self, source: str, options: Sequence[str]) -> DeviceImages:
+        """Both images of one compilation: the PTX is what the machine code was made from."""
         program = ctypes.c_void_p()
         handle = ctypes.byref(program)
         text, name = source.encode(), _NAME.encode()
         self._check("nvrtcCreateProgram", handle, text, name, ctypes.c_int(0), None, None)
         try:
-            flags = [_LANGUAGE.encode(), *(option.encode() for option in options)]
-            array = (ctypes.c_char_p * len(flags))(*flags)
-            status = self._library.nvrtcCompileProgram(program, ctypes.c_int(len(flags)), array)
+            count = len(options)
+            flags = (ctypes.c_char_p * count)(*(option.encode() for option in options))
+            status = self._library.nvrtcCompileProgram(program, ctypes.c_int(count), flags)
             if status:
                 log = self._read("nvrtcGetProgramLog", program).rstrip(b"\0")
                 raise _refused("NVRTC", log.decode(errors="replace"), source)
-            kind = "PTX" if ptx else "CUBIN"
-            data = self._read(f"nvrtcGet{kind}", program)
-            return data.rstrip(b"\0") if ptx else data
+            ptx = self._read("nvrtcGetPTX", program).rstrip(b"\0")
+            return DeviceImages(self._read("nvrtcGetCUBIN", program), ptx)
         finally:
             self._library.nvrtcDestroyProgram(handle)
 
