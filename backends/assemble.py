@@ -34,6 +34,7 @@ from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
 from optc.ir.ops import Reshape, Task
 from optc.ir.structural import graph_digest
+from optc.ir.structure import tree
 from optc.ir.targets.target import Arch, Target
 from optc.ir.types import TensorType
 from optc.passes.fusion.outline import outline
@@ -76,6 +77,7 @@ def assemble(
         arena_bytes=arena,
         weights=assembly.weights.blocks(),
         states=assembly.slots,
+        output_tree=tree(module.returns, [port.name for port in module.outputs].index),
         metadata=dict(metadata or {}),
     )
 

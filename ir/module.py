@@ -13,6 +13,7 @@ from functools import cached_property
 
 from optc.ir.constant import Constant
 from optc.ir.graph import Graph
+from optc.ir.structure import Structure
 from optc.ir.types import TensorType
 
 
@@ -58,7 +59,11 @@ class Flow:
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A whole model: what it takes, what it gives, what it remembers, and how it computes."""
+    """A whole model: what it takes, what it gives, what it remembers, and how it computes.
+
+    `returns` nests the outputs as the model does, each of them once; without it a caller gets the
+    only output, or a tuple.
+    """
 
     name: str
     inputs: tuple[Port, ...]
@@ -66,6 +71,7 @@ class Module:
     states: tuple[State, ...]
     graphs: tuple[Graph, ...]
     flow: Flow
+    returns: Structure = None
 
     @cached_property
     def graph_of(self) -> Mapping[str, Graph]:

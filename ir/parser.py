@@ -23,6 +23,7 @@ from optc.ir.lexer import Source, Token
 from optc.ir.module import Flow, Module, Port, Run, State, module_of
 from optc.ir.ops import OP_OF
 from optc.ir.ops.base import Op, OpError, op_name
+from optc.ir.structure import Items, Nesting, Structure
 from optc.ir.types import TensorType, parse_type
 
 T = typing.TypeVar("T")
@@ -100,6 +101,7 @@ class _Parser:
             else:
                 self.expect(":")
                 ports[kind].append(Port(port, self.tensor_type()))
+        returns = self.structure() if self.accept("returns") else None
         self.expect("flow")
         self.expect("{")
         steps: list[Run] = []
@@ -109,7 +111,37 @@ class _Parser:
         while not self.accept("}"):
             graphs.append(self.graph())
         inputs, outputs = tuple(ports["input"]), tuple(ports["output"])
-        return Module(name, inputs, outputs, tuple(states), tuple(graphs), Flow(tuple(steps)))
+        flow = Flow(tuple(steps))
+        return Module(name, inputs, outputs, tuple(states), tuple(graphs), flow, returns)
+
+    def structure(self) -> Structure:
+        """A name, `none`, `(a, b)`, `[a, b]` or `{"key": a}`, nested as deep as it gets."""
+        opening = self.next
+        closing = {"(": ")", "[": "]", "{": "}"}.get(opening.text)
+        if closing is None or opening.kind == "string":
+            name = self.name()
+            return None if name == "none" else name
+        self.position += 1
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.fail("the outputs are nested too deeply", opening)
+        if closing == "}":
+            pairs = self.listed(self.entry, closing)
+            if len(dict(pairs)) != len(pairs):
+                raise self.fail("a key stands twice in this dictionary", opening)
+            result = Items(
+                Nesting.DICT, tuple(part for _, part in pairs), tuple(key for key, _ in pairs)
+            )
+        else:
+            nesting = Nesting.TUPLE if closing == ")" else Nesting.LIST
+            result = Items(nesting, tuple(self.listed(self.structure, closing)))
+        self.depth -= 1
+        return result
+
+    def entry(self) -> tuple[str, Structure]:
+        key = self.string()
+        self.expect(":")
+        return key, self.structure()
 
     def step(self) -> Run:
         outputs = [] if self.next.text == "=" else [self.name()]

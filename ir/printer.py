@@ -13,6 +13,7 @@ from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
 from optc.ir.names import value_names
 from optc.ir.ops.base import Op
+from optc.ir.structure import Items, Nesting, Structure
 
 INLINE_ELEMENTS = 8  # constants up to this size are written out; larger ones are named by digest
 
@@ -26,6 +27,8 @@ def print_module(module: Module) -> str:
         f"  state {state.name} = {_attributes(constant_fields(state.initial))} : {state.type}"
         for state in module.states
     ]
+    if module.returns is not None:
+        lines.append(f"  returns {_structure(module.returns)}")
     lines += ["  flow {", *(f"    {_step(step)}" for step in module.flow.steps), "  }"]
     for graph in module.graphs:
         lines += [f"  {line}" for line in graph_lines(graph)]
@@ -136,6 +139,20 @@ def _loc(node: Node) -> str:
         return ""
     scope = f" in {literal(node.loc.scope)}" if node.loc.scope else ""
     return f" @ {literal(node.loc.file)}:{node.loc.line}{scope}"
+
+
+def _structure(structure: Structure) -> str:
+    if not isinstance(structure, Items):
+        return structure or "none"
+    parts = [_structure(part) for part in structure.parts]
+    match structure.nesting:
+        case Nesting.DICT:
+            pairs = zip(map(literal, structure.keys), parts, strict=True)
+            return "{" + ", ".join(f"{key}: {part}" for key, part in pairs) + "}"
+        case Nesting.LIST:
+            return f"[{', '.join(parts)}]"
+        case Nesting.TUPLE:
+            return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
 
 
 def _step(step: Run) -> str:

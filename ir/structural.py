@@ -43,12 +43,13 @@ def op_key(op: Op) -> str:
 
 
 def module_digest(module: Module) -> str:
-    """SHA-256 of the whole module: ports, states, flow and graphs."""
+    """SHA-256 of the whole module: ports, what is returned, states, flow and graphs."""
     content = hashlib.sha256()
     ports = [*module.inputs, *module.outputs]
     content.update("\n".join(f"{port.name} {port.type}" for port in ports).encode())
     states = [f"{state.name} {state.initial.digest}" for state in module.states]
     content.update("\n".join(states).encode())
+    content.update(f"{module.returns}".encode())
     for step in module.flow.steps:
         content.update(repr(dataclasses.astuple(step)).encode())
     for graph in module.graphs:

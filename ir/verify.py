@@ -11,6 +11,7 @@ from optc.ir.names import value_names
 from optc.ir.ops.base import OpError
 from optc.ir.ops.task import Task
 from optc.ir.printer import node_lines
+from optc.ir.structure import leaves
 from optc.ir.types import TensorType
 
 CONTEXT = 3  # nodes shown on either side of the culprit
@@ -18,7 +19,7 @@ CONTEXT = 3  # nodes shown on either side of the culprit
 
 def verify(module: Module) -> tuple[Diagnostic, ...]:
     """All findings; empty when the module is well formed."""
-    findings = [*_duplicates(module), *_flow(module)]
+    findings = [*_duplicates(module), *_flow(module), *_returns(module)]
     for graph in module.graphs:
         findings += verify_graph(graph)
     return tuple(findings)
@@ -88,6 +89,16 @@ def _flow(module: Module) -> Iterator[Diagnostic]:
         if known.get(name) != type:
             found = known.get(name, "nothing")
             yield _finding("E0125", f"{name} is {type}, the flow gives {found}")
+
+
+def _returns(module: Module) -> Iterator[Diagnostic]:
+    if module.returns is None:
+        return
+    found, wanted = list(leaves(module.returns)), [port.name for port in module.outputs]
+    for name in (name for name in wanted if found.count(name) != 1):
+        yield _finding("E0126", f"output {name} is returned {found.count(name)} times, not once")
+    for name in sorted(set(found) - set(wanted)):
+        yield _finding("E0126", f"what is returned names {name}, which is no output")
 
 
 def _arguments(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -27,6 +28,7 @@ _STORAGE = {
     "bool": "bool",
 }
 _NAMES = {name: dtype for dtype, name in _STORAGE.items() if dtype not in ("bf16", "i4")}
+_UNFIT = re.compile(r"[^A-Za-z0-9_.]+")  # in keys: as capture names the inputs
 _ALIGNMENT = 64  # of the arrays we make: a cache line, the widest vector
 
 
@@ -71,17 +73,20 @@ def bind(
     Raises E0520 when names do not match, E0521 for a wrong shape, E0522 for a wrong dtype and E0523
     for what is no array.
     """
-    values = [value for index, arg in enumerate(args) for _, value in _leaves(str(index), arg)]
-    named = dict(item for name, arg in kwargs.items() for item in _leaves(name, arg))
     names = [port.name for port in ports]
-    given = dict(zip(names, values, strict=False))
+    given: dict[str, Any] = {}
+    count = 0
+    for arg in args:
+        part = _leaves("", arg)
+        window = names[count : count + len(part)]
+        order = _order(part, window, keyed=isinstance(arg, Mapping))
+        given.update(zip(order, part.values(), strict=False))
+        count += len(part)
+    named = {name: item for key, arg in kwargs.items() for name, item in _leaves(key, arg).items()}
+    too_many = f"{count} positional arrays for {len(ports)} inputs"
     wrong = [
-        *(
-            f"{len(values)} positional arrays for {len(ports)} inputs"
-            for _ in [0]
-            if len(values) > len(ports)
-        ),
-        *(f"no input is called {name!r}" for name in named if name not in names),
+        *([too_many] if count > len(ports) else ()),
+        *(f"no input is called {name!r}" for name in (*given, *named) if name not in names),
         *(f"{name!r} is given twice" for name in named if name in given),
         *(f"{name!r} is missing" for name in names if name not in given and name not in named),
     ]
@@ -128,9 +133,9 @@ def empty(port: Tensor) -> NDArray[Any]:
 
 
 def nest(tree: Any, arrays: Sequence[NDArray[Any]]) -> Any:
-    """`arrays` in the structure of the manifest; without one a single array, or a tuple."""
+    """`arrays` in the structure of the manifest; without one a single array, a tuple, or None."""
     if tree is None:
-        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+        return arrays[0] if len(arrays) == 1 else tuple(arrays) or None
     return _nest(tree, arrays)
 
 
@@ -166,15 +171,30 @@ def _nest(tree: Any, arrays: Sequence[NDArray[Any]]) -> Any:
     return {key: _nest(item, arrays) for key, item in tree["dict"].items()}
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(name: str, value: Any) -> dict[str, Any]:
+    """The arrays in a nested argument by dotted name; None stands for no input, as in a model."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        value = dict(zip(value._fields, value, strict=True))
     if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(f"{name}.{key}", item)
+        items = [(_UNFIT.sub("_", str(key)), item) for key, item in value.items()]
     elif isinstance(value, (tuple, list)):
-        for index, item in enumerate(value):
-            yield from _leaves(f"{name}.{index}", item)
+        items = [(str(index), item) for index, item in enumerate(value)]
     else:
-        yield name, value
+        return {} if value is None else {name: value}
+    return {k: v for key, item in items for k, v in _leaves(f"{name}.{key}", item).items()}
+
+
+def _order(part: Mapping[str, Any], window: Sequence[str], *, keyed: bool) -> Sequence[str]:
+    """Which of the next inputs each array of a positional argument is.
+
+    Dictionaries go by their keys, in whatever order they are written; plain sequences by order.
+    """
+    first = next(iter(window), "")
+    for end in (index for index, letter in enumerate(first) if letter == "."):
+        names = [first[:end] + path for path in part]
+        if sorted(names) == sorted(window):
+            return names
+    return [first.partition(".")[0] + path for path in part] if keyed and window else window
 
 
 def _as_array(port: Tensor, value: Any) -> NDArray[Any]:

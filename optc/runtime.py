@@ -145,8 +145,9 @@ class Artifact:
         """Runs the model once.
 
         Arguments are numpy arrays or anything with `__array_interface__` or `__dlpack__`; nested
-        ones are taken apart into `outer.inner`. Returns an array, or what the model returns. Raises
-        E0520 for wrong names, E0521 for a shape, E0522 for a dtype, E0523 for what is no array.
+        ones are taken apart into `outer.inner`, and None stands for no input. Returns an array, or
+        what the model returns. Raises E0520 for wrong names, E0521 for a shape, E0522 for a dtype,
+        E0523 for what is no array.
         """
         arrays = bind(self.inputs, args, kwargs)
         results = [empty(port) for port in self.outputs]

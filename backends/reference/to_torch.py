@@ -20,6 +20,7 @@ from optc.ir.graph import Graph, Value
 from optc.ir.module import Module, Run
 from optc.ir.names import value_names
 from optc.ir.ops import BatchNorm
+from optc.ir.structure import filled
 
 _TUPLE = re.compile(r"^output\.(\d+)$")
 
@@ -28,8 +29,9 @@ def to_torch(module: Module) -> nn.Module:
     """An `nn.Module` that computes what the module computes, with trainable parameters.
 
     It takes the module's inputs by position or by name (dots as underscores), and returns what the
-    captured model returned: one tensor, a tuple, or a dictionary by output name. States are updated
-    in place. Gradients flow through every op that torch can differentiate.
+    captured model returned, nested alike; a module that was written by hand and does not say how
+    returns one tensor, a tuple, or a dictionary by output name. States are updated in place.
+    Gradients flow through every op that torch can differentiate.
     """
     names = [re.sub(r"\W", "_", port.name) for port in module.inputs]
     # A class of its own: its forward's signature names the inputs, so that a capture finds them.
@@ -93,6 +95,8 @@ class _TorchModule(nn.Module):
                     names.update(zip(results, found, strict=True))
         for name, place in self._states.items():
             _find(self, place).copy_(names[name].detach())
+        if self._module.returns is not None:
+            return filled(self._module.returns, names.__getitem__)
         return _packed({port.name: names[port.name] for port in self._module.outputs})
 
     def _run(self, graph: Graph, inputs: list[Tensor]) -> tuple[Tensor, ...]:

@@ -26,11 +26,12 @@ from optc.ir.capture.dtypes import from_torch
 from optc.ir.capture.importer import Importer
 from optc.ir.capture.location import origins_of
 from optc.ir.capture.refusal import Refusal, Unsupported, report
-from optc.ir.capture.treespec import input_names, output_names
+from optc.ir.capture.treespec import input_names, output_names, structure_of
 from optc.ir.capture.weights import identity_of, oddities, weight_of
 from optc.ir.diagnostics import Diagnostic, Severity, error
 from optc.ir.graph import Value
 from optc.ir.module import Flow, Module, Port, Run, State
+from optc.ir.structure import Structure
 from optc.ir.types import TensorType
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_.]+")
@@ -78,6 +79,17 @@ def _input_names(program: ExportedProgram) -> dict[str, str]:
     return {spec.arg.name: name for spec, name in zip(specs, names, strict=True)}
 
 
+def _free(name: str, taken: set[str]) -> str:
+    """The name, made new, and taken from now on; two keys may differ in what no name can hold."""
+    new = f"output.{name}" if name in taken else name
+    count = 0
+    while new in taken:
+        count += 1
+        new = f"output.{name}.{count}"
+    taken.add(new)
+    return new
+
+
 class _Assembly:
     """One program being turned into a module."""
 
@@ -98,6 +110,7 @@ class _Assembly:
         self._state_values: list[Value] = []
         self._state_targets: list[str] = []
         self._weights: dict[tuple[object, ...], Any] = {}
+        self.returns: Structure = None
         self._mutated = set(program.graph_signature.buffers_to_mutate.values())
 
     def module(self, name: str) -> Module:
@@ -120,7 +133,9 @@ class _Assembly:
             (*(port.name for port in outputs), *states),
         )
         flow = Flow((run,))
-        return Module(name, tuple(self.inputs), outputs, tuple(self.states), (graph,), flow)
+        return Module(
+            name, tuple(self.inputs), outputs, tuple(self.states), (graph,), flow, self.returns
+        )
 
     def _arguments(self) -> list[Any]:
         names = _input_names(self.program)
@@ -196,21 +211,26 @@ class _Assembly:
         signature = self.program.module_call_graph[0].signature
         assert signature is not None
         names = iter(output_names(signature.out_spec))
+        leaves: list[str | None] = []
         ports: list[Port] = []
         values: list[Value] = []
         updates: dict[str, Value] = {}
-        taken = {port.name for port in self.inputs} | {state.name for state in self.states}
+        # `none` in the text form is Python's None.
+        taken = {"none", *(p.name for p in self.inputs), *(s.name for s in self.states)}
         for spec, result in zip(self.program.graph_signature.output_specs, results, strict=True):
             if spec.kind is OutputKind.BUFFER_MUTATION:
                 updates[str(spec.target)] = self._value(result)
             elif spec.kind is OutputKind.USER_OUTPUT:
                 name = next(names)
                 if result is None or isinstance(result, str):
+                    leaves.append(None)
                     continue
-                name = f"output.{name}" if name in taken else name
+                name = _free(name, taken)
+                leaves.append(name)
                 values.append(self._value(result))
                 ports.append(Port(name, values[-1].type))
         ordered = [updates[target] for target in self._state_targets]
+        self.returns = structure_of(signature.out_spec, iter(leaves))
         return tuple(ports), values, ordered
 
     def _value(self, result: Any) -> Value:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.utils import _pytree as pytree
+
+from optc.ir.structure import Items, Nesting, Structure
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_.]+")
 _PLAIN = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
@@ -79,6 +81,32 @@ def output_names(out_spec: pytree.TreeSpec) -> tuple[str, ...]:
     return tuple(_joined(path if named else ("output", *path)) for path in _paths(out_spec))
 
 
+def structure_of(out_spec: pytree.TreeSpec, names: Iterator[str | None]) -> Structure:
+    """The structure of the outputs with a name per leaf, None where a leaf is no tensor.
+
+    What is no tuple or list becomes a dictionary: of its keys, or of its fields. The answer is None
+    where it says no more than "the only output, or a tuple".
+    """
+    found = _structure(out_spec, names)
+    plain = (
+        isinstance(found, Items)
+        and found.nesting is Nesting.TUPLE
+        and len(found.parts) > 1
+        and all(isinstance(part, str) for part in found.parts)
+    )
+    return None if plain or isinstance(found, str) else found
+
+
+def _structure(spec: pytree.TreeSpec, names: Iterator[str | None]) -> Structure:
+    if spec.is_leaf():
+        return next(names)
+    children = spec.children()
+    parts = tuple(_structure(child, names) for child in children)
+    if _is_sequence(spec):
+        return Items(Nesting.TUPLE if spec.type is tuple else Nesting.LIST, parts)
+    return Items(Nesting.DICT, parts, tuple(_child_keys(spec, len(children))))
+
+
 def _is_sequence(spec: pytree.TreeSpec) -> bool:
     return spec.type in (tuple, list)
 
@@ -94,7 +122,8 @@ def _paths(spec: pytree.TreeSpec) -> list[tuple[str, ...]]:
 
 
 def _child_keys(spec: pytree.TreeSpec, count: int) -> list[str]:
-    fields = getattr(spec.type, "_fields", None)
+    # A named tuple's class is the context, as torch sees it.
+    fields = getattr(spec.context, "_fields", None)
     if fields is not None and len(fields) == count:
         return list(fields)
     if not _is_sequence(spec):

@@ -13,6 +13,7 @@ TEXT = """module @m {
   input x : 2x8xf32
   output y : 2x8xf32
   state s = {splat=0.0} : 2x8xf32
+  returns {"y": [(y,), none]}
   flow {
     y, s = run @main(x, s)
   }

@@ -87,7 +87,7 @@ def test_other_libraries_arrays_are_taken(artifact: Artifact) -> None:
         (lambda a: a(X.astype(np.float64)), "E0522", "dtype f64, expected f32"),
         (lambda a: a(X.view(np.int32)), "E0522", "dtype i32, expected f32"),
         (lambda a: a("text"), "E0523", "is a str, expected an array of x: 1024xf32"),
-        (lambda a: a(None), "E0523", "is a NoneType"),
+        (lambda a: a(None), "E0520", "'x' is missing"),
         (lambda a: a.bench(X, runs=-1), "E0523", "runs must be a whole number"),
         (lambda a: a.set_threads(1.5), "E0523", "threads must be a whole number"),
         (lambda a: a.state("cache"), "E0526", "no state 'cache'; its states: none"),

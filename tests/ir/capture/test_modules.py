@@ -44,6 +44,31 @@ def test_names_of_plain_outputs() -> None:
     assert [p.name for p in check(Same(), (X,)).outputs] == ["output.x", "same", "const"]
 
 
+def test_what_is_returned_keeps_its_structure() -> None:
+    """Keys as they are, None in its place; nothing is said where it is one tensor or a tuple."""
+
+    class Deep(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, object]:
+            return {"a b": x + 1, "a_b": [x * 2, None, (x - 1,)], "none": {}, "7": (), "x": x * 3}
+
+    captured = check(Deep(), (X,))
+    assert [port.name for port in captured.outputs] == ["a_b", "a_b.0", "a_b.2.0", "output.x"]
+    text = print_module(captured)
+    assert (
+        'returns {"a b": a_b, "a_b": [a_b.0, none, (a_b.2.0,)], "none": {}, "7": (),'
+        ' "x": output.x}' in text
+    )
+    assert parse(text).returns == captured.returns
+    assert check(Net(), (X,)).returns is None
+    assert check(nn.GRU(8, 4), (X,)).returns is None
+    assert "returns [output.0]" in print_module(check(_Row(), (X,)))
+
+
+class _Row(nn.Module):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x + 1]
+
+
 def test_text_form_of_a_captured_module() -> None:
     """It prints and parses back."""
     captured = capture(Nested(), ({"input_ids": X, "pair": (X, X)},), example_kwargs={"extra": [X]})
