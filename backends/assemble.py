@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from optc.ir.constant import Constant
 from optc.ir.cost import cost
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
-from optc.ir.ops import Reshape, Task
+from optc.ir.ops import Concat, Reshape, Task
 from optc.ir.structural import graph_digest
 from optc.ir.structure import tree
 from optc.ir.targets.target import Arch, Target
@@ -89,11 +91,12 @@ def _device_code(kernels: Sequence[Kernel], target: Target) -> DeviceCode | None
 
 
 def works_of(graph: Graph) -> tuple[Work, ...]:
-    """The nodes of a graph that need a kernel; reshapes are aliases and need none."""
+    """The nodes of a graph that need a kernel; reshapes and joins in place need none."""
     results = set(graph.outputs)
+    joined = joins_of(graph)
     works: list[Work] = []
     for node in graph.nodes:
-        if isinstance(node.op, Reshape):
+        if isinstance(node.op, Reshape) or node in joined:
             continue
         if isinstance(node.op, Task):
             inputs, outputs, body = node.inputs, node.outputs, node.op.body
@@ -106,6 +109,31 @@ def works_of(graph: Graph) -> tuple[Work, ...]:
         key = f"{graph_digest(body)} {sorted(constants)}"
         works.append(Work(node, Job(body, constants), key, inputs, outputs))
     return tuple(works)
+
+
+def joins_of(graph: Graph) -> dict[Node, tuple[int, ...]]:
+    """Concats along the outermost axis, by node: which inputs are computed where they are joined.
+
+    An input is if a kernel of this graph makes it, and it is no part yet. The others are copied,
+    so that a concat without such an input is better left to a kernel, which has all threads.
+    """
+    alias = {n.output: n.inputs[0] for n in graph.nodes if isinstance(n.op, Reshape)}
+    made = {v for n in graph.nodes if not isinstance(n.op, Reshape) for v in n.outputs}
+    parts: set[Value] = set()
+    joins: dict[Node, tuple[int, ...]] = {}
+    for node in graph.nodes:
+        if not isinstance(node.op, Concat) or prod(node.output.shape[: node.op.axis]) != 1:
+            continue
+        origins = [_origin(value, alias) for value in node.inputs]
+        own = [
+            place
+            for place, origin in enumerate(origins)
+            if origin in made and origin not in parts and origin not in origins[:place]
+        ]
+        if own:
+            joins[node] = tuple(own)
+            parts.update(origins[place] for place in own)
+    return joins
 
 
 @dataclass(eq=False, slots=True)
@@ -210,22 +238,53 @@ class _Assembly:
                 return roots[origin]
             return self.weights.root(graph.constants[origin], value.type, pack)
 
-        for work in self.works[step.graph]:
+        joins = joins_of(graph)
+        self._join(joins, roots, alias)
+        works = {work.node: work for work in self.works[step.graph]}
+        for node in graph.nodes:
+            if node in joins:
+                whole = roots[node.output]
+                for place, start in _starts(node):
+                    if place not in joins[node]:
+                        value = node.inputs[place]
+                        part = Root(value.type.nbytes, whole=whole, offset=start)
+                        self._copy(calls, root_of(value), part, value.hint)
+            if node not in works:
+                continue
+            work = works[node]
             kernel = self.kernels[work.key]
             operands = [root_of(v, kernel.packs.get(i)) for i, v in enumerate(work.inputs)]
             for value in work.outputs:
-                roots[value] = self._new(value.type.nbytes)
+                if value not in roots:
+                    roots[value] = self._new(value.type.nbytes)
                 operands.append(roots[value])
             operands += [self._new(nbytes) for nbytes in kernel.workspaces]
             self._call(calls, _Pending(tuple(operands), work, kernel.symbol, kernel.launches))
         for value, name in zip(graph.outputs, step.outputs, strict=True):
             current[name] = root_of(value)
 
+    def _join(
+        self,
+        joins: Mapping[Node, Sequence[int]],
+        roots: dict[Value, Root],
+        alias: Mapping[Value, Value],
+    ) -> None:
+        """Roots of values that are computed where they are joined; the last joins hold the first."""
+        for node, own in reversed(joins.items()):
+            if node.output not in roots:
+                roots[node.output] = self._new(node.output.type.nbytes)
+            whole = roots[node.output]
+            for place, start in _starts(node):
+                if place in own:
+                    value = node.inputs[place]
+                    part = Root(value.type.nbytes, whole=whole, offset=start)
+                    roots[_origin(value, alias)] = part
+
     def _finish(self, current: Mapping[str, Root], calls: list[_Pending]) -> None:
         """Outputs are written where the caller wants them; states are updated last."""
         for index, port in enumerate(self.module.outputs):
             root, target = current[port.name], Operand(Space.OUTPUT, index)
-            if root.operand is None:
+            if root.is_free:
                 root.operand = target
             else:
                 self._copy(calls, root, Root(port.type.nbytes, target), port.name)
@@ -257,6 +316,12 @@ class _Assembly:
             root.touch(self.time)
         self.time += 1
         calls.append(pending)
+
+
+def _starts(concat: Node) -> Iterator[tuple[int, int]]:
+    """Each input's place among the others, and its first byte in the result."""
+    sizes = [value.type.nbytes for value in concat.inputs]
+    return enumerate(accumulate(sizes[:-1], initial=0))
 
 
 def _origin(value: Value, alias: Mapping[Value, Value]) -> Value:
