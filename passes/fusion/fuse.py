@@ -18,7 +18,7 @@ from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.fusion.classify import ROLE, Role
 from optc.passes.fusion.outline import outline
 
-_CODE = "N0140"
+_CODE = "N0309"
 
 
 @dataclass(eq=False, slots=True)

@@ -63,10 +63,10 @@ def test_rewriting_touches_the_expected_blocks_only(tmp_path: Path) -> None:
     path = page(tmp_path)
     one, two = cases(path)
     rewrite(one, {OUTPUT: "new\n", REMARKS: ""})
-    rewrite(two, {OUTPUT: "c\nd\n", REMARKS: "N0140 why\n"})
+    rewrite(two, {OUTPUT: "c\nd\n", REMARKS: "N0309 why\n"})
     expected = PAGE.replace("old\nolder\n", "new\n").replace(
         "fuse{max_nodes=2}\n```\n",
-        "fuse{max_nodes=2}\n```\n\n```optc output\nc\nd\n```\n\n```remarks\nN0140 why\n```\n",
+        "fuse{max_nodes=2}\n```\n\n```optc output\nc\nd\n```\n\n```remarks\nN0309 why\n```\n",
     )
     assert path.read_text() == expected
     assert [case.text(OUTPUT) for case in cases(path)] == ["new\n", "c\nd\n"]
