@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optc.cache import default_cache
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.module import Module
 from optc.ir.targets.catalogue import find_target
@@ -29,11 +30,15 @@ def capture(
     *,
     example_kwargs: Mapping[str, Any] | None = None,
     shapes: Mapping[str, int] | None = None,
+    unsafe_load: bool = False,
     diagnostics: list[Diagnostic] | None = None,
 ) -> Module:
     """An `nn.Module` with example inputs, an ExportedProgram, or a `.pt2` path, as an IR module.
 
-    `shapes` fixes dynamic dims by name. Raises OptcError listing every op that is not supported.
+    Example inputs are tensors or numpy arrays, by position or by name. `shapes` fixes dynamic dims
+    by name. `unsafe_load` unpickles a file that holds a whole `nn.Module`, which runs whatever code
+    is in it and needs example inputs. Warnings are appended to `diagnostics`. Raises OptcError
+    listing every op that is not supported.
     """
     from optc.ir.capture import capture as run
 
@@ -42,6 +47,7 @@ def capture(
         example_inputs,
         example_kwargs=example_kwargs,
         shapes=shapes,
+        unsafe_load=unsafe_load,
         diagnostics=diagnostics,
     )
 
@@ -54,18 +60,22 @@ def compile(
     passes: str = "",
     exact: bool = False,
     emit: Sequence[str] = ("so",),
+    cache: str | PathLike[str] | None = None,
 ) -> Compiled:
     """Compile a captured module, or what `capture` takes without inputs, for a target.
 
     The artifact goes to `out`, a folder or a `.optc` file; without it, to a temporary folder that
-    lives as long as the process. `passes` is a pipeline such as `prune-channels{ratio=0.3}`.
+    lives as long as the process. `passes` is a pipeline such as `canonicalize,fuse{max_nodes=8}`.
+    `cache` keeps compiled runtimes between calls (default: `~/.cache/optc`, as on the command
+    line).
     """
     from optc.backends.aot.build import Emit
     from optc.driver import Options, compile_module
 
     module = model if isinstance(model, Module) else capture(model)
     machine = find_target(target) if isinstance(target, str) else target
-    options = Options(Pipeline.parse(passes), exact, tuple(map(Emit, emit)))
+    kept = Path(cache) if cache else default_cache()
+    options = Options(Pipeline.parse(passes), exact, tuple(map(Emit, emit)), kept)
     return compile_module(module, machine, Path(out) if out else _temporary(), options)
 
 

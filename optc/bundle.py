@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optc.arrays import Tensor, check_tree
+from optc.cache import default_cache
 from optc.ir.diagnostics import error
 
 _FORMAT, _VERSION, _MANIFEST, _LIBRARY = "optc-artifact", 1, "manifest.json", "model.so"
@@ -120,7 +121,7 @@ def _unpack(
 
     The manifest names each file's digest, so its own digest is a sufficient key.
     """
-    store = cache or Path.home() / ".cache" / "optc" / "artifacts"
+    store = cache or default_cache() / "artifacts"
     folder = store / key
     if _complete(folder, manifest):
         return folder

@@ -32,7 +32,7 @@ class Options:
     """What a user may choose besides model, target and output.
 
     `pipeline` are the user's passes; `exact` drops every pass that may change a bit; `cache` keeps
-    compiled runtimes between calls.
+    compiled runtimes between calls; without it nothing is kept.
     """
 
     pipeline: Pipeline = field(default_factory=Pipeline)

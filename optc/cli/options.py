@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from optc.cache import default_cache
 from optc.ir.diagnostics import error
 from optc.ir.module import Module
 
@@ -91,7 +92,8 @@ def parse_shapes(text: str) -> dict[str, int]:
 
 def cache_folder() -> Path:
     """Where results that can be made again are kept: `$XDG_CACHE_HOME/optc` or `~/.cache/optc`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optc"
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home) / "optc" if home else default_cache()
 
 
 def read_module(
