@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -243,25 +243,24 @@ class _Assembly:
         works = {work.node: work for work in self.works[step.graph]}
         for node in graph.nodes:
             if node in joins:
-                whole = roots[node.output]
-                for place, start in _starts(node):
-                    if place not in joins[node]:
-                        value = node.inputs[place]
-                        part = Root(value.type.nbytes, whole=whole, offset=start)
-                        self._copy(calls, root_of(value), part, value.hint)
-            if node not in works:
-                continue
-            work = works[node]
-            kernel = self.kernels[work.key]
-            operands = [root_of(v, kernel.packs.get(i)) for i, v in enumerate(work.inputs)]
-            for value in work.outputs:
-                if value not in roots:
-                    roots[value] = self._new(value.type.nbytes)
-                operands.append(roots[value])
-            operands += [self._new(nbytes) for nbytes in kernel.workspaces]
-            self._call(calls, _Pending(tuple(operands), work, kernel.symbol, kernel.launches))
+                for value, part in _parts(node, roots[node.output], joins[node], own=False):
+                    self._copy(calls, root_of(value), part, value.hint)
+            if node in works:
+                self._call(calls, self._launched(works[node], roots, root_of))
         for value, name in zip(graph.outputs, step.outputs, strict=True):
             current[name] = root_of(value)
+
+    def _launched(
+        self, work: Work, roots: dict[Value, Root], root_of: Callable[..., Root]
+    ) -> _Pending:
+        kernel = self.kernels[work.key]
+        operands = [root_of(v, kernel.packs.get(i)) for i, v in enumerate(work.inputs)]
+        for value in work.outputs:
+            if value not in roots:
+                roots[value] = self._new(value.type.nbytes)
+            operands.append(roots[value])
+        operands += [self._new(nbytes) for nbytes in kernel.workspaces]
+        return _Pending(tuple(operands), work, kernel.symbol, kernel.launches)
 
     def _join(
         self,
@@ -269,16 +268,12 @@ class _Assembly:
         roots: dict[Value, Root],
         alias: Mapping[Value, Value],
     ) -> None:
-        """Roots of values that are computed where they are joined; the last joins hold the first."""
-        for node, own in reversed(joins.items()):
+        """Roots of values computed where they are joined; the last joins hold the first."""
+        for node in reversed(list(joins)):
             if node.output not in roots:
                 roots[node.output] = self._new(node.output.type.nbytes)
-            whole = roots[node.output]
-            for place, start in _starts(node):
-                if place in own:
-                    value = node.inputs[place]
-                    part = Root(value.type.nbytes, whole=whole, offset=start)
-                    roots[_origin(value, alias)] = part
+            for value, part in _parts(node, roots[node.output], joins[node], own=True):
+                roots[_origin(value, alias)] = part
 
     def _finish(self, current: Mapping[str, Root], calls: list[_Pending]) -> None:
         """Outputs are written where the caller wants them; states are updated last."""
@@ -318,10 +313,14 @@ class _Assembly:
         calls.append(pending)
 
 
-def _starts(concat: Node) -> Iterator[tuple[int, int]]:
-    """Each input's place among the others, and its first byte in the result."""
-    sizes = [value.type.nbytes for value in concat.inputs]
-    return enumerate(accumulate(sizes[:-1], initial=0))
+def _parts(
+    concat: Node, whole: Root, made: Sequence[int], *, own: bool
+) -> Iterator[tuple[Value, Root]]:
+    """Inputs of a concat with their part of the result: those at the places `made`, or the rest."""
+    starts = accumulate((value.type.nbytes for value in concat.inputs), initial=0)
+    for index, (value, start) in enumerate(zip(concat.inputs, starts, strict=False)):
+        if (index in made) is own:
+            yield value, Root(value.type.nbytes, whole=whole, offset=start)
 
 
 def _origin(value: Value, alias: Mapping[Value, Value]) -> Value:
