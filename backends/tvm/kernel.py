@@ -12,7 +12,7 @@ from optc.backends.program import Launch
 from optc.backends.tvm.codegen import compile_functions
 from optc.backends.tvm.naming import symbol_of
 from optc.backends.tvm.templates import GENERIC, match
-from optc.backends.tvm.templates.plan import Miss, Pack, Problem
+from optc.backends.tvm.templates.plan import Knobs, Miss, Pack, Plan, Problem
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.graph import Graph
 from optc.ir.targets.target import Target
@@ -37,13 +37,17 @@ class Kernel:
     source: str = ""
 
 
-def build(job: Job, target: Target) -> Kernel:
-    """Match, emit with the best guess of knobs, and compile one task.
+# Settings for a job whose template has made a plan; None: the analytic model's best guess.
+Choose = Callable[[Job, Plan], Knobs | None]
+
+
+def build(job: Job, target: Target, choose: Choose = lambda job, plan: None) -> Kernel:
+    """Match, emit with the knobs that `choose` takes, and compile one task.
 
     Raises CodegenError, and KeyError for an op without a lowering.
     """
     plan, misses = match(Problem(job.body, job.constants, target))
-    knobs = plan.candidates()[0]
+    knobs = choose(job, plan) or plan.candidates()[0]
     symbol = symbol_of(job, target, f"{plan.template} {knobs!r}")
     emitted = plan.emit(symbol, knobs)
     compiled = compile_functions([emitted.function], target)
@@ -60,6 +64,7 @@ class KernelBuilder:
 
     target: Target
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    choose: Choose = lambda job, plan: None
 
     def refusal(self, body: Graph, constants: frozenset[int]) -> str | None:
         """Why these nodes would make no good kernel together; None when they do."""
@@ -74,7 +79,9 @@ class KernelBuilder:
         """Kernels in the order of the jobs; `progress` is told how many are done."""
         workers = len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(max(1, min(workers, len(jobs)))) as pool:
-            return list(_counted(pool.map(lambda job: build(job, self.target), jobs), progress))
+            return list(
+                _counted(pool.map(lambda job: build(job, self.target, self.choose), jobs), progress)
+            )
 
 
 def _counted(kernels: Iterator[Kernel], progress: Callable[[int], None]) -> Iterator[Kernel]:

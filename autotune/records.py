@@ -1,0 +1,124 @@
+"""What was measured, one line of JSON each, appended and never changed.
+
+A line that was cut short (a killed process, a full disk) is skipped when the file is read; the next
+append begins on a line of its own. Several processes may append at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One candidate, measured: `seconds` of a call, or why there are none.
+
+    `key` is the task's, `knobs` the repr of the template's settings, `machine` where it ran.
+    `times` are the single measurements that `seconds` was taken from.
+    """
+
+    key: str
+    task: str
+    template: str
+    knobs: str
+    seconds: float | None
+    times: tuple[float, ...] = ()
+    error: str = ""
+    machine: str = ""
+    version: int = VERSION
+
+
+@dataclass(eq=False)
+class Records:
+    """Records of a file, by task; new ones go to its end at once."""
+
+    path: Path
+    _by_task: dict[str, dict[str, Record]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path) -> Records:
+        """Read the file, which need not exist yet."""
+        records = cls(path)
+        for record in read(path):
+            records._keep(record)
+        return records
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_task.values()))
+
+    def __iter__(self) -> Iterator[Record]:
+        for of_task in self._by_task.values():
+            yield from of_task.values()
+
+    def of(self, key: str) -> Mapping[str, Record]:
+        """What is known of a task, by knobs; of several measurements the fastest."""
+        return self._by_task.get(key, {})
+
+    def best(self, key: str) -> Record | None:
+        """The fastest candidate of a task; None when none ran."""
+        ran = [record for record in self.of(key).values() if record.seconds is not None]
+        return min(ran, key=lambda record: record.seconds or 0.0, default=None)
+
+    def add(self, records: Iterable[Record]) -> int:
+        """Append what is not known yet; returns how many lines that were."""
+        fresh = [r for r in records if self.of(r.key).get(r.knobs) != r]
+        if fresh:
+            append(self.path, fresh)
+        for record in fresh:
+            self._keep(record)
+        return len(fresh)
+
+    def _keep(self, record: Record) -> None:
+        of_task = self._by_task.setdefault(record.key, {})
+        known = of_task.get(record.knobs)
+        if known is None or _rank(record) < _rank(known):
+            of_task[record.knobs] = record
+
+
+def _rank(record: Record) -> tuple[bool, float]:
+    return record.seconds is None, record.seconds or 0.0
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The records of a file in their order; lines that are no records are skipped."""
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        record = _parsed(line)
+        if record is not None:
+            yield record
+
+
+def _parsed(line: str) -> Record | None:
+    try:
+        row = json.loads(line)
+        if row["version"] != VERSION:
+            return None
+        return Record(**{**row, "times": tuple(row["times"])})
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def append(path: Path, records: Iterable[Record]) -> None:
+    """Add lines to the end of the file, all of them or, on a full disk, at most a cut one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+    with path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                lines = "\n" + lines
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
