@@ -112,6 +112,35 @@ def bad_kernel(
     return None
 
 
+def first_drift(
+    module: Module,
+    target: Target,
+    inputs: Arrays,
+    *,
+    scale: float = 1.0,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Culprit | None:
+    """The first kernel whose result is wrong when each is given what those before it computed.
+
+    As in the artifact, but with memory of its own for every value. None: the outputs are right.
+    """
+    total = sum(len(graph.nodes) for graph in module.graphs)
+    done = 0
+    for graph in module.graphs:
+        own: dict[Value, NDArray[Any]] = {}
+        for nodes in _chunks(graph):
+            if progress is not None:
+                progress(done, total)
+            gaps = _run_chunk(module, graph, nodes, target, inputs, scale, cache, own)
+            for node in nodes:
+                gap = next((gaps[v] for v in node.outputs if v in gaps and not gaps[v].ok), None)
+                if gap is not None:
+                    return Culprit(graph, node, gap)
+            done += len(nodes)
+    return None
+
+
 def _chunks(graph: Graph) -> Iterator[Sequence[Node]]:
     part: list[Node] = []
     size = 0
@@ -134,19 +163,69 @@ def _run_chunk(
     inputs: Arrays,
     scale: float,
     cache: Path | None,
+    own: dict[Value, NDArray[Any]] | None = None,
 ) -> Mapping[Value, Gap]:
-    """Build and run a few nodes as a program of their own whose outputs are all their values."""
-    made = [value for node in nodes for value in node.outputs]
-    read = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
-    taken = tuple(value for value in read if value not in graph.constants)
+    """Build and run a few nodes as a program whose outputs are all their values.
+
+    Each reads what the reference computes; with `own`, what earlier nodes made, and adds to it.
+    """
+    made = {v for node in nodes if not isinstance(node.op, Reshape) for v in node.outputs}
+    read = {value for node in nodes for value in node.inputs}
     right: dict[Value, NDArray[Any]] = {}
-    trace(module, inputs, {*taken, *made}, right.setdefault)
+    trace(module, inputs, {*read, *made} - set(graph.constants), right.setdefault)
+    part, taken, results = _apart(graph, nodes) if own is None else _behind(graph, nodes)
+    given = right if own is None else {**right, **own}
+    arrays = _execute(part, target, [given[value] for value in taken], cache)
+    found = dict(zip(results, arrays, strict=True))
+    if own is not None:
+        own |= found
+        _add_reshapes(nodes, {**given, **own}, own)
+    return {v: measure(v.hint, right[v], a, v.type.dtype, scale) for v, a in found.items()}
+
+
+_Part = tuple[Module, Sequence[Value], Sequence[Value]]  # to run; its inputs and outputs in `graph`
+
+
+def _apart(graph: Graph, nodes: Sequence[Node]) -> _Part:
+    """The nodes with nothing between them: what one makes, another takes as an input."""
+    work = [node for node in nodes if not isinstance(node.op, Reshape)]
+    fresh = {value: Value(value.type, value.hint) for node in work for value in node.outputs}
+    renamed = (replace(node, outputs=tuple(fresh[v] for v in node.outputs)) for node in work)
+    read = dict.fromkeys(value for node in work for value in node.inputs)
+    return _part(graph, tuple(renamed), read, fresh), *_ends(graph, read, fresh)
+
+
+def _behind(graph: Graph, nodes: Sequence[Node]) -> _Part:
+    """The nodes one behind the other."""
+    made = {v: v for node in nodes if not isinstance(node.op, Reshape) for v in node.outputs}
+    inside = {value for node in nodes for value in node.outputs}
+    read = dict.fromkeys(v for node in nodes for v in node.inputs if v not in inside)
+    return _part(graph, tuple(nodes), read, made), *_ends(graph, read, made)
+
+
+def _part(
+    graph: Graph, nodes: tuple[Node, ...], read: Mapping[Value, None], made: Mapping[Value, Value]
+) -> Module:
     constants = {value: item for value, item in graph.constants.items() if value in read}
-    results = tuple(v for node in nodes if not isinstance(node.op, Reshape) for v in node.outputs)
-    part = module_of(Graph(graph.name, taken, tuple(nodes), results, constants))
-    found = _execute(part, target, [right[value] for value in taken], cache)
-    pairs = zip(results, found, strict=True)
-    return {v: measure(v.hint, right[v], array, v.type.dtype, scale) for v, array in pairs}
+    taken = tuple(value for value in read if value not in constants)
+    return module_of(Graph(graph.name, taken, nodes, tuple(made.values()), constants))
+
+
+def _ends(
+    graph: Graph, read: Mapping[Value, None], made: Mapping[Value, Value]
+) -> tuple[Sequence[Value], Sequence[Value]]:
+    return [value for value in read if value not in graph.constants], list(made)
+
+
+def _add_reshapes(
+    nodes: Sequence[Node],
+    known: dict[Value, NDArray[Any]],
+    own: dict[Value, NDArray[Any]],
+) -> None:
+    """No kernel makes what a reshape gives: the same bytes."""
+    for node in nodes:
+        if isinstance(node.op, Reshape) and node.inputs[0] in known:
+            known[node.output] = own[node.output] = known[node.inputs[0]].reshape(node.output.shape)
 
 
 def _execute(

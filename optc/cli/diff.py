@@ -115,7 +115,8 @@ def _diff_artifact(
     from optc.bundle import open_bundle
     from optc.diff import compare_outputs, first_bad, locate
     from optc.inputs import call
-    from optc.replay import bad_kernel, read_lock, stages, target_of
+    from optc.ir.structural import module_digest
+    from optc.replay import bad_kernel, first_drift, read_lock, stages, target_of
     from optc.runtime import load
 
     folder = open_bundle(path, cache_folder() / "artifacts").folder
@@ -135,20 +136,30 @@ def _diff_artifact(
         before, after = history[max(0, index - 1)], history[index]
         culprit = locate(before.module, after.module, inputs, scale=scale)
         raise _blame("E0721", f" after pass {after.name}", gaps, culprit)
-    culprit = bad_kernel(
-        history[-1].module,
-        target,
-        inputs,
-        scale=scale,
-        cache=cache_folder(),
-        progress=lambda done, total: progress("kernels", done, total),
-    )
-    if culprit is not None:
-        raise _blame("E0722", " in its kernel", gaps, culprit)
+    for search, code, where in (
+        (bad_kernel, "E0722", " in its kernel"),
+        (first_drift, "E0727", " when each kernel is given what those before it computed"),
+    ):
+        culprit = search(
+            history[-1].module,
+            target,
+            inputs,
+            scale=scale,
+            cache=cache_folder(),
+            progress=lambda done, total: progress("kernels", done, total),
+        )
+        if culprit is not None:
+            raise _blame(code, where, gaps, culprit)
+    if module_digest(right) != lock.get("model"):
+        raise error(
+            "E0723",
+            f"{path} was made from another model: other weights, or another graph",
+            help=f"optc diff {path}/graphs/00-capture.optc {path}, or compile the model again",
+        )
     raise error(
         "E0723",
-        "every pass and every kernel is right by itself, the artifact is not: its memory plan, its "
-        "weights or its driver is wrong, or it was not made from this model",
+        "every pass and every kernel is right, also one behind the other, the artifact is not: its "
+        "memory plan, its packed weights or its driver is wrong",
         help="compile the model again and compare once more",
     )
 

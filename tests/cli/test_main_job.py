@@ -132,6 +132,7 @@ def test_diff_sees_an_artifact_of_another_model(optc: Optc, graph: Path, compile
     Path("other.optc").write_text(MLP.replace("seed=2", "seed=3"))
     result = optc("diff", "other.optc", compiled)
     assert (result.code, result.diagnostics) == (1, ["E0723"])
+    assert "made from another model" in result.err
 
 
 def test_diff_of_models_with_other_ports(optc: Optc, graph: Path) -> None:

@@ -157,3 +157,28 @@ def test_diff_names_the_kernel_that_computes_something_else(
     result = optc("diff", "m.pt2", "out")
     assert (result.code, result.diagnostics) == (1, ["E0722"])
     assert "test_models.py:" in result.err
+
+
+class Amplifier(nn.Module):
+    """The last bits of a hidden value, which no two ways of adding agree on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(16, 32)
+        self.pick = nn.Linear(32, 32, bias=False)
+        # Products with a power of two, and sums with zeros, are exact.
+        self.pick.weight = nn.Parameter(torch.eye(32).flip(0) * 2.0**17)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        large = self.pick(torch.tanh(self.up(x)))
+        return large - torch.floor(large)
+
+
+def test_diff_names_the_kernel_where_errors_add_up(optc: Optc) -> None:
+    torch.manual_seed(0)
+    save("m.pt2", Amplifier())
+    assert optc("compile", "m.pt2", "-o", "out", "--no-bench").code == 0
+    result = optc("diff", "m.pt2", "out")
+    assert (result.code, result.diagnostics) == (1, ["E0727"])
+    assert "when each kernel is given what those before it computed" in result.err
+    assert "test_models.py:" in result.err
