@@ -60,12 +60,6 @@ def coverage() -> tuple[Coverage, ...]:
     return tuple(_of(name, ops) for name, ops in core_packets().items())
 
 
-def percentage() -> float:
-    """Share of the packets that count that is supported, in percent."""
-    counted = [item for item in coverage() if item.counts]
-    return 100.0 * sum(item.supported for item in counted) / len(counted)
-
-
 def _of(name: str, ops: tuple[OpOverload, ...]) -> Coverage:
     overloads = tuple(op._overloadname for op in ops)
     left_out = _left_out(name, ops)

@@ -110,14 +110,20 @@ def ops_command(of_ir: bool) -> None:
     from optc.optable import op_table
 
     known = op_table()
-    table = plain_table("PyTorch op", "compiles", "reason")
+    table = plain_table("PyTorch op", "compiles", "samples", "of dtypes, or why not")
     for row in known.rows:
         mark = "yes" if row.supported else "no" if row.counts else "not counted"
-        table.add_row(row.name, mark, row.reason)
+        if row.counts and row.measured is not None:
+            dtypes = " ".join(row.measured.dtypes)
+            table.add_row(row.name, mark, str(row.measured.samples), dtypes)
+        else:
+            table.add_row(row.name, mark, "", row.reason)
     console().print(table)
-    counted = known.counted
-    done = sum(row.supported for row in counted)
-    console().print(f"{done} of {len(counted)} core ops compile: {known.percentage:.1f} %")
+    console().print(
+        f"{known.samples} sample calls, compiled for the host and run, gave what PyTorch "
+        f"{known.torch} gives.\n{len(known.supported)} of {len(known.counted)} core ops compile: "
+        f"{known.percentage:.1f} %"
+    )
 
 
 def _show_ir_ops() -> None:

@@ -24,7 +24,8 @@ class FoldConstants(Pass):
 
     A value that is larger than the constants it makes superfluous is stored only if it needs no
     more than `growth` bytes above them; otherwise it is computed at run time as before. Values
-    whose elements are all equal take no room and are always folded.
+    whose elements are all equal take no room and are always folded, and so are those that have no
+    elements, so that no kernel meets an empty tensor.
     """
 
     name = "fold-constants"
@@ -37,6 +38,7 @@ class FoldConstants(Pass):
 
 
 def _fold(graph: Graph, growth: int, ctx: PassContext) -> Graph:
+    graph = _fold_empty(graph)
     graph = _fold_splats(graph, ctx.evaluate)
     if ctx.evaluate is None:
         return graph
@@ -102,6 +104,14 @@ class _Region:
 
 def _stored(item: Constant) -> int:
     return 0 if item.splat is not None else item.type.nbytes
+
+
+def _fold_empty(graph: Graph) -> Graph:
+    """Values without elements, inputs of the graph among them."""
+    values = (*graph.inputs, *(value for node in graph.nodes for value in node.outputs))
+    read = {value for node in graph.nodes for value in node.inputs}.union(graph.outputs)
+    found = {v: splat(0, v.type) for v in values if v in read and not v.type.elements}
+    return _with_constants(graph, found) if found else graph
 
 
 def _fold_splats(graph: Graph, evaluate: Evaluate | None) -> Graph:

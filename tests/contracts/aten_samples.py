@@ -1,7 +1,8 @@
 """Sample calls of every core ATen op: torch's own where it has some, written by hand elsewhere.
 
-`cases()` gives one case per packet. A case is a module whose inputs are all tensors of all its
-calls and whose outputs are all their results, so that a packet costs one export and one compile.
+A case is a module whose inputs are all tensors of all its calls and whose outputs are all their
+results, so that many calls cost one export and one compile. `case()` gives the one of a packet: a
+few calls for each dtype, and up to two with an empty tensor.
 """
 
 from __future__ import annotations
@@ -21,19 +22,27 @@ from tests.contracts.aten_by_hand import BY_HAND, Call
 aten = torch.ops.aten
 LARGEST = 8000  # elements of a sample's largest tensor
 COUNTS: Mapping[torch.dtype, int] = {
-    torch.float32: 4,
+    torch.float32: 5,
+    torch.float64: 1,
+    torch.float16: 1,
+    torch.bfloat16: 1,
     torch.int64: 2,
-    torch.uint8: 1,
-    torch.bool: 1,
+    torch.int32: 1,
+    torch.int8: 1,
+    torch.uint8: 2,
+    torch.bool: 2,
 }
+# The other floats of calls written by hand, where torch takes them.
+_ALSO = (torch.float64, torch.float16, torch.bfloat16)
 # Samples of torch that are about something else than the op's meaning.
 _LEFT_OUT: Mapping[str, Callable[[Call], bool]] = {
     # A mask without axes, and boolean masks with as many updates as the data has true places.
-    "index_put": lambda call: any(x.dtype is torch.bool for x in _tensors(call.args[1])),
+    "index_put": lambda call: any(x.dtype is torch.bool for x in tensors(call.args[1])),
     # Two places of one tensor name the same element, and torch promises no order.
     "scatter": lambda call: "reduce" in call.kwargs,
 }
-# Among equal numbers torch promises no order, so that only the values of integers can be compared.
+# Among equal numbers torch promises no order, so that only values can be compared where a dtype has
+# few numbers.
 _VALUES_ONLY = {"sort", "topk"}
 
 
@@ -47,7 +56,7 @@ class Case:
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """Every tensor that a call takes, in order."""
-        return tuple(x for call in self.calls for x in _tensors((call.args, call.kwargs)))
+        return tuple(x for call in self.calls for x in tensors((call.args, call.kwargs)))
 
     def module(self) -> torch.nn.Module:
         """A module from all inputs to the results of all calls, each flattened to tensors."""
@@ -69,18 +78,13 @@ class _Calls(torch.nn.Module):
                 (call.args, call.kwargs),
             )
             found = call.function(*args, **kwargs)
-            results += _tensors(found)
+            results += tensors(found)
         return tuple(results)
 
 
-def _tensors(item: object) -> list[Tensor]:
+def tensors(item: object) -> list[Tensor]:
+    """The tensors in nested arguments or results, in order."""
     return [leaf for leaf in pytree.tree_leaves(item) if isinstance(leaf, Tensor)]
-
-
-def cases(packets: Sequence[str]) -> Iterator[Case]:
-    """A case for each packet."""
-    for packet in packets:
-        yield case(packet)
 
 
 @functools.cache
@@ -88,10 +92,37 @@ def case(packet: str) -> Case:
     """The case of one packet: the calls written by hand, else torch's samples of the op."""
     torch.manual_seed(0)
     if packet in BY_HAND:
-        return Case(packet, tuple(BY_HAND[packet]()))
+        calls = list(BY_HAND[packet]())
+        return Case(packet, (*calls, *_in_other_floats(calls)))
     left_out = _LEFT_OUT.get(packet, lambda _: False)
     found = [call for call in _from_torch(packet) if not left_out(call)]
     return Case(packet, tuple(found))
+
+
+def _in_other_floats(calls: Sequence[Call]) -> Iterator[Call]:
+    for dtype in _ALSO:
+        for call in calls:
+            args, kwargs = pytree.tree_map(
+                functools.partial(_cast, dtype=dtype), (call.args, dict(call.kwargs))
+            )
+            other = Call(call.function, args, kwargs)
+            if any(x.dtype is dtype for x in tensors((args, kwargs))) and _is_taken(other):
+                yield other
+                break
+
+
+def _cast(item: object, dtype: torch.dtype) -> object:
+    is_f32 = isinstance(item, Tensor) and item.dtype is torch.float32
+    return item.to(dtype) if is_f32 else item
+
+
+def _is_taken(call: Call) -> bool:
+    """Whether torch has a kernel for these dtypes, and a dtype of ours for what it gives."""
+    try:
+        found = call.function(*call.args, **call.kwargs)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return torch.complex32 not in {x.dtype for x in tensors(found)}
 
 
 def _from_torch(packet: str) -> Iterator[Call]:
@@ -101,10 +132,12 @@ def _from_torch(packet: str) -> Iterator[Call]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     samples = list(info.sample_inputs("cpu", dtype))
-                ties = packet in _VALUES_ONLY and not dtype.is_floating_point
+                ties = packet in _VALUES_ONLY and dtype not in (torch.float32, torch.float64)
                 function = _values(info.op) if ties else info.op
                 calls = [Call(function, (s.input, *s.args), dict(s.kwargs)) for s in samples]
                 yield from _spread([call for call in calls if _is_small(call)], count)
+                if dtype is torch.float32:
+                    yield from [call for call in calls if _is_empty(call)][:2]
 
 
 def _values(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,8 +152,11 @@ def _spread(calls: list[Call], count: int) -> list[Call]:
 
 
 def _is_small(call: Call) -> bool:
-    sizes = [x.numel() for x in _tensors((call.args, call.kwargs))]
-    return not any(size > LARGEST or size == 0 for size in sizes)
+    return all(0 < x.numel() <= LARGEST for x in tensors((call.args, call.kwargs)))
+
+
+def _is_empty(call: Call) -> bool:
+    return any(x.numel() == 0 for x in tensors((call.args, call.kwargs)))
 
 
 @functools.cache

@@ -1,49 +1,32 @@
-"""Every core ATen op that counts: captured, evaluated, and compared with torch on sample calls."""
+"""Every core ATen op that counts: captured, compiled for the host, and compared with torch.
+
+`pytest tests/contracts/test_aten_core.py --update` rewrites the record that `optc ops` prints.
+"""
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 import torch
-from torch import Tensor
 
-from optc.backends.reference.evaluate import run
 from optc.ir.capture import capture
 from optc.ir.capture.coverage import coverage
 from optc.ir.diagnostics import OptcError
-from optc.ir.verify import verify
-from optc.optable import op_table
+from optc.optable import Measurement, op_table, read, write
+from tests.contracts.aten_by_hand import Call
+from tests.contracts.aten_compiled import SUPPORTED, Sample, failures_of, measure
 from tests.contracts.aten_samples import case
 
-COUNTED = [item for item in coverage() if item.counts]
-SUPPORTED = [item.name for item in COUNTED if item.supported]
-REFUSED = [item.name for item in COUNTED if not item.supported]
+REFUSED = [item.name for item in coverage() if item.counts and not item.supported]
 
 
 @pytest.mark.parametrize("packet", SUPPORTED)
-def test_agrees_with_torch(packet: str) -> None:
-    """Capture all sample calls of the op and compare the reference's outputs with torch's."""
-    sample = case(packet)
-    assert sample.calls, f"no samples of {packet}"
-    module = sample.module()
-    wanted = module(*sample.inputs)
-    captured = capture(module, sample.inputs)
-    assert not verify(captured)
-    names = [port.name for port in captured.inputs]
-    result = run(captured, dict(zip(names, map(pairs, sample.inputs), strict=True))).outputs
-    assert len(result) == len(wanted)
-    for found, expected in zip(result.values(), wanted, strict=True):
-        compare(found, pairs(expected))
-
-
-def pairs(x: Tensor) -> Tensor:
-    """A complex tensor as the artifact takes and gives it."""
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-
-
-def compare(found: Tensor, expected: Tensor) -> None:
-    """Same dtype, same shape, same numbers within rounding."""
-    loose = {"rtol": 1e-4, "atol": 1e-5} if expected.dtype is torch.float32 else {}
-    torch.testing.assert_close(found, expected, equal_nan=True, **loose)
+def test_compiled_agrees_with_torch(packet: str) -> None:
+    found = measure(packet)
+    assert found.samples, f"no samples of {packet}"
+    assert not found.failures, "\n\n".join(found.failures)
 
 
 @pytest.mark.parametrize("packet", REFUSED)
@@ -55,9 +38,40 @@ def test_is_refused_with_a_reason(packet: str) -> None:
     assert caught.value.diagnostics[0].code in {"E0221", "E0230"}
 
 
+def test_the_record_is_what_was_measured(request: pytest.FixtureRequest) -> None:
+    """`optc ops` cannot say more than the tests above found."""
+    found = {name: measure(name) for name in SUPPORTED}
+    passed = {
+        name: Measurement(of.samples, of.dtypes) for name, of in found.items() if not of.failures
+    }
+    version = re.sub(r"\+.*", "", torch.__version__)
+    if request.config.getoption("--update"):
+        write(version, passed)
+    wanted = {
+        name: {"samples": of.samples, "dtypes": list(of.dtypes)} for name, of in passed.items()
+    }
+    assert read() == {"torch": version, "ops": wanted}, "run this file with --update"
+
+
 def test_at_least_95_percent() -> None:
     """The table that `optc ops` prints."""
     table = op_table()
     assert len(table.rows) >= 160
     assert table.percentage >= 95.0
+    assert all(row.measured for row in table.supported)
     assert all(row.reason for row in table.rows if not (row.supported and row.counts))
+
+
+def test_a_failure_names_the_packet_and_the_sample() -> None:
+    """One call that cannot be captured and one that gives something else, among good ones."""
+    x, count = torch.randn(3), itertools.count()
+    calls = [
+        torch.relu,
+        torch.nonzero,
+        lambda x: x + next(count),
+        torch.abs,
+    ]
+    samples = [Sample("made-up", i, Call(function, (x,))) for i, function in enumerate(calls)]
+    found = [(sample.number, text) for sample, text in failures_of(samples)]
+    assert {number for number, _ in found} == {1, 2}
+    assert all(f"made-up, sample {number} (3xfloat32)" in text for number, text in found)

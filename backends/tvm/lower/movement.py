@@ -64,6 +64,8 @@ def matching_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[range,
 
     An axis that a reshape leaves alone is a group of its own, so its index needs no division.
     """
+    if 0 in old or 0 in new:
+        return [(range(len(old)), range(len(new)))]
     groups: list[tuple[range, range]] = []
     i = j = 0
     while i < len(old) or j < len(new):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from optc.ir.capture.aten.reduction import spread
+from optc.ir.capture.aten.reduction import spread, widened
 from optc.ir.capture.context import Context, axis_of
 from optc.ir.capture.dtypes import TO_TORCH
 from optc.ir.dtype import DType
@@ -55,6 +55,11 @@ def _reciprocal_spread(ctx: Context, variance: Value, eps: float) -> Value:
     return ctx.emit(ew.Rsqrt(), ctx.emit(ew.Add(), variance, ctx.number(eps, variance.type.dtype)))
 
 
+def _saved(ctx: Context, *statistics: Value) -> list[Value]:
+    """Outputs after the first, in the types that torch gives them."""
+    return [ctx.cast(item, ctx.dtype(place)) for place, item in enumerate(statistics, 1)]
+
+
 def native_layer_norm(
     ctx: Context, x: Value, shape: Sequence[int], weight: MaybeValue, bias: MaybeValue, eps: float
 ) -> list[Value]:
@@ -63,8 +68,8 @@ def native_layer_norm(
     if not ctx.used(1) and not ctx.used(2):
         return [result, result, result]
     axes = tuple(range(x.type.rank - len(shape), x.type.rank))
-    variance, mean = spread(ctx, ctx.cast(x, ctx.dtype(1)), axes, 0.0, keepdims=True)
-    return [result, mean, _reciprocal_spread(ctx, variance, eps)]
+    variance, mean = spread(ctx, x, axes, 0.0, keepdims=True)
+    return [result, *_saved(ctx, mean, _reciprocal_spread(ctx, variance, eps))]
 
 
 def rms_norm(
@@ -90,10 +95,10 @@ def fused_rms_norm(
     if not ctx.used(1):
         return [result, result]
     axes = tuple(range(x.type.rank - len(shape), x.type.rank))
-    wide = ctx.cast(x, ctx.dtype(1))
+    wide = widened(ctx, x)
     mean = ctx.emit(ReduceMean(axes, keepdims=True), ctx.emit(ew.Mul(), wide, wide))
     step = torch.finfo(TO_TORCH[wide.type.dtype]).eps if eps is None else eps
-    return [result, _reciprocal_spread(ctx, mean, step)]
+    return [result, *_saved(ctx, _reciprocal_spread(ctx, mean, step))]
 
 
 def native_group_norm(
@@ -113,9 +118,8 @@ def native_group_norm(
     result = ctx.emit(GroupNorm(groups, eps), x, *_affine(ctx, x, (channels,), weight, bias))
     if not ctx.used(1) and not ctx.used(2):
         return [result, result, result]
-    rows = ctx.reshape(ctx.cast(x, ctx.dtype(1)), (batch, groups, -1))
-    variance, mean = spread(ctx, rows, (2,), 0.0, keepdims=False)
-    return [result, mean, _reciprocal_spread(ctx, variance, eps)]
+    variance, mean = spread(ctx, ctx.reshape(x, (batch, groups, -1)), (2,), 0.0, keepdims=False)
+    return [result, *_saved(ctx, mean, _reciprocal_spread(ctx, variance, eps))]
 
 
 def group_norm(
@@ -163,11 +167,12 @@ def batch_norm_of_batch(
 ) -> tuple[list[Value], Value, Value]:
     """Batch norm with the batch's own statistics: (outputs in torch's order, mean, variance)."""
     axes = tuple(axis for axis in range(x.type.rank) if axis != 1)
-    variance, mean = spread(ctx, ctx.cast(x, ctx.dtype(1)), axes, 0.0, keepdims=False)
-    inputs = _statistics(ctx, x, mean, variance, weight, bias)
-    result = ctx.emit(BatchNorm(eps), x, *inputs)
+    wide = widened(ctx, x)
+    variance, mean = spread(ctx, wide, axes, 0.0, keepdims=False)
+    inputs = _statistics(ctx, wide, mean, variance, weight, bias)
+    result = ctx.cast(ctx.emit(BatchNorm(eps), wide, *inputs), x.type.dtype)
     root = _reciprocal_spread(ctx, variance, eps) if ctx.used(2) else mean
-    return [result, mean, root], mean, variance
+    return [result, *_saved(ctx, mean, root)], mean, variance
 
 
 def legit_no_stats(

@@ -103,10 +103,19 @@ def running(op: type[CumSum | CumProd]) -> Callable[..., Value]:
     return run
 
 
+def widened(ctx: Context, x: Value) -> Value:
+    """The value in f32 when it is a half, else as it is."""
+    return ctx.cast(x, DType.F32) if x.type.dtype in (DType.F16, DType.BF16) else x
+
+
 def spread(
     ctx: Context, x: Value, axes: tuple[int, ...], correction: float, keepdims: bool
 ) -> tuple[Value, Value]:
-    """Variance in two passes, and the mean; both with their axes when `keepdims`."""
+    """Variance in two passes, and the mean; both with their axes when `keepdims`.
+
+    Of f16 and bf16 both are f32, as in torch: else each step would round, and squares overflow.
+    """
+    x = widened(ctx, x)
     kind = x.type.dtype
     mean = ctx.emit(ReduceMean(axes, True), x) if axes else x
     away = ctx.emit(ew.Sub(), x, mean)
@@ -140,7 +149,9 @@ def var(
 ) -> Value:
     """Variance, `correction` being taken from the count."""
     axes = axes_of(dim, x.type.rank)
-    return spread(ctx, x, axes, _correction(unbiased, correction), keepdim)[0]
+    return ctx.cast(
+        spread(ctx, x, axes, _correction(unbiased, correction), keepdim)[0], x.type.dtype
+    )
 
 
 def std(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
@@ -158,7 +169,8 @@ def var_mean(
 ) -> list[Value]:
     """Variance and mean."""
     axes = axes_of(dim, x.type.rank)
-    return list(spread(ctx, x, axes, _correction(None, correction), keepdim))
+    found = spread(ctx, x, axes, _correction(None, correction), keepdim)
+    return [ctx.cast(item, x.type.dtype) for item in found]
 
 
 def vector_norm(
