@@ -17,7 +17,7 @@ def package(name: str) -> Path:
     """The folder of an installed package, found and not imported."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"package {name} is not installed; make models installs it")
+        raise ModuleNotFoundError(f"package {name} is not installed; make venv installs it")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -19,7 +19,7 @@ LIMIT = 1e-4  # of the output's range
 def compiled(name, folder):
     package = MODELS[name].package
     if package and importlib.util.find_spec(package) is None:
-        pytest.skip(f"package {package} is not installed: make models")
+        pytest.skip(f"package {package} is not installed: make venv")
     model, inputs = MODELS[name].make()
     return model, inputs, optc.compile(optc.capture(model, inputs), out=folder / "out")
 
