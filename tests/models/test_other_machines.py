@@ -50,7 +50,7 @@ def captured(name: str) -> tuple[Module, list[NDArray[Any]], list[torch.Tensor]]
     """A model, its inputs, and what PyTorch makes of them."""
     package = MODELS[name].package
     if package and importlib.util.find_spec(package) is None:
-        pytest.skip(f"package {package} is not installed: make models")
+        pytest.skip(f"package {package} is not installed: make venv")
     model, inputs = MODELS[name].make()
     module = optc.capture(model, inputs)
     with torch.no_grad():
