@@ -21,7 +21,8 @@ class Record:
     """One candidate, measured: `seconds` of a call, or why there are none.
 
     `key` is the task's, `knobs` the repr of the template's settings, `machine` where it ran.
-    `times` are the single measurements that `seconds` was taken from.
+    `times` are the single measurements that `seconds` was taken from, in `runs` runs of the
+    measurer; `features` are those of `features.py` in backends/tvm, empty when there are none.
     """
 
     key: str
@@ -32,6 +33,8 @@ class Record:
     times: tuple[float, ...] = ()
     error: str = ""
     machine: str = ""
+    runs: int = 1
+    features: tuple[float, ...] = ()
     version: int = VERSION
 
 
@@ -58,7 +61,7 @@ class Records:
             yield from of_task.values()
 
     def of(self, key: str) -> Mapping[str, Record]:
-        """What is known of a task, by knobs; of several measurements the fastest."""
+        """What is known of a task, by knobs; of several records the one of the most runs."""
         return self._by_task.get(key, {})
 
     def best(self, key: str) -> Record | None:
@@ -67,23 +70,23 @@ class Records:
         return min(ran, key=lambda record: record.seconds or 0.0, default=None)
 
     def add(self, records: Iterable[Record]) -> int:
-        """Append what is not known yet; returns how many lines that were."""
-        fresh = [r for r in records if self.of(r.key).get(r.knobs) != r]
+        """Append what says more than is known; returns how many lines that were."""
+        fresh = [record for record in records if self._keep(record)]
         if fresh:
             append(self.path, fresh)
-        for record in fresh:
-            self._keep(record)
         return len(fresh)
 
-    def _keep(self, record: Record) -> None:
+    def _keep(self, record: Record) -> bool:
         of_task = self._by_task.setdefault(record.key, {})
         known = of_task.get(record.knobs)
-        if known is None or _rank(record) < _rank(known):
-            of_task[record.knobs] = record
+        if known is not None and _rank(known) <= _rank(record):
+            return False
+        of_task[record.knobs] = record
+        return True
 
 
-def _rank(record: Record) -> tuple[bool, float]:
-    return record.seconds is None, record.seconds or 0.0
+def _rank(record: Record) -> tuple[bool, int, float]:
+    return record.seconds is None, -record.runs, record.seconds or 0.0
 
 
 def read(path: Path) -> Iterator[Record]:
@@ -103,7 +106,8 @@ def _parsed(line: str) -> Record | None:
         row = json.loads(line)
         if row["version"] != VERSION:
             return None
-        return Record(**{**row, "times": tuple(row["times"])})
+        lists = {name: tuple(row.get(name, ())) for name in ("times", "features")}
+        return Record(**{**row, **lists})
     except (ValueError, TypeError, KeyError):
         return None
 

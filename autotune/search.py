@@ -6,9 +6,19 @@ import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from optc.backends.tvm.templates.plan import Knobs
+
+
+class Strategy(Enum):
+    """The searches by their names on the command line."""
+
+    EVOLUTIONARY = "evolutionary"
+    RANDOM = "random"
+    EXHAUSTIVE = "exhaustive"
+
 
 # Seconds that a candidate is thought to take; only their order counts.
 Predict = Callable[[Sequence[Knobs]], Sequence[float]]
@@ -113,6 +123,19 @@ class Evolutionary:
         names = sorted(ran, key=ran.__getitem__)[: self.parents]
         by_name = {repr(knobs): knobs for knobs in self.candidates}
         return [by_name[name] for name in names if name in by_name]
+
+
+def search(
+    strategy: Strategy, candidates: Sequence[Knobs], predict: Predict | None = None, seed: int = 0
+) -> Search:
+    """A new search over the candidates of a task."""
+    match strategy:
+        case Strategy.EVOLUTIONARY:
+            return Evolutionary(candidates, predict, seed)
+        case Strategy.RANDOM:
+            return Random(candidates, seed)
+        case Strategy.EXHAUSTIVE:
+            return Exhaustive(candidates)
 
 
 def distance(a: Knobs, b: Knobs) -> int:

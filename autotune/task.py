@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from optc.ir.targets.target import Target
 class TuningTask:
     """A kernel of a module: `uses` calls of it in one run, `cost` of one call.
 
+    `name` is the only one of its kind in the module: the second `linear` is `linear-2`.
     `key` names the computation, which of its inputs are constants, the machine and the template's
     version: a record made for it holds wherever the same key comes up.
     """
@@ -54,7 +56,17 @@ def tasks_of(module: Module, target: Target) -> tuple[TuningTask, ...]:
                 continue
             price = cost(work.node)
             found[key] = TuningTask(key, work.job.body.name, work.job, plan, 1, price)
-    return tuple(found.values())
+    return _distinct(tuple(found.values()))
+
+
+def _distinct(tasks: tuple[TuningTask, ...]) -> tuple[TuningTask, ...]:
+    seen: Counter[str] = Counter()
+    named = []
+    for task in tasks:
+        seen[task.name] += 1
+        number = seen[task.name]
+        named.append(replace(task, name=f"{task.name}-{number}") if number > 1 else task)
+    return tuple(named)
 
 
 def task_key(job: Job, target: Target, template: str) -> str:
