@@ -9,7 +9,17 @@ from optc.ir.builder import live_nodes
 from optc.ir.constant import Absent, Constant, splat
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
-from optc.ir.ops import ELEMENTWISE, Expand, Flip, Reshape, Slice, Task, Transpose
+from optc.ir.ops import (
+    ELEMENTWISE,
+    Attention,
+    EmbeddingBag,
+    Expand,
+    Flip,
+    Reshape,
+    Slice,
+    Task,
+    Transpose,
+)  # fmt: skip
 from optc.ir.types import TensorType
 from optc.passes.base import Effect, Evaluate, Pass, PassContext
 from optc.passes.rewrite import remap
@@ -107,11 +117,21 @@ def _stored(item: Constant) -> int:
 
 
 def _fold_empty(graph: Graph) -> Graph:
-    """Values without elements, inputs of the graph among them."""
+    """Values without elements, inputs of the graph among them, and what is looked up in those."""
     values = (*graph.inputs, *(value for node in graph.nodes for value in node.outputs))
     read = {value for node in graph.nodes for value in node.inputs}.union(graph.outputs)
-    found = {v: splat(0, v.type) for v in values if v in read and not v.type.elements}
+    known = {value for node in graph.nodes if _looks_up_nothing(node) for value in node.outputs}
+    found = {
+        value: splat(0, value.type)
+        for value in values
+        if value in read and (not value.type.elements or value in known)
+    }
     return _with_constants(graph, found) if found else graph
+
+
+def _looks_up_nothing(node: Node) -> bool:
+    """Attention without keys and bags without members give 0, whatever else they are given."""
+    return isinstance(node.op, Attention | EmbeddingBag) and not node.inputs[1].type.elements
 
 
 def _fold_splats(graph: Graph, evaluate: Evaluate | None) -> Graph:

@@ -24,6 +24,8 @@ from optc.ir.ops import (
     ReduceMin,
     ReduceProd,
     Reshape,
+    ScatterElements,
+    ScatterNd,
     Slice,
     Softmax,
     Take,
@@ -44,7 +46,8 @@ class SimplifyMovement(Pass):
 
     Chains of reshapes, expands, slices, pads and concats become one op or none; a slice of a
     concat reads the piece it needs; slices put together again are the tensor they came from;
-    looking up known consecutive rows is a slice; reducing an axis of extent 1 is a reshape.
+    looking up known consecutive rows is a slice; reducing an axis of extent 1 is a reshape;
+    scattering no updates changes nothing.
     """
 
     name = "simplify-movement"
@@ -223,6 +226,12 @@ def _take(node: Node, site: Site) -> Answer:
     return reshaped(site, site.emit(op, data), node.output.shape)
 
 
+def _scatter_nothing(node: Node, site: Site) -> Answer:
+    data, indices, updates = node.inputs
+    empty = not indices.type.elements or not updates.type.elements
+    return data if empty and data.type.elements else None
+
+
 def _reduce_nothing(node: Node, site: Site) -> Answer:
     x = node.inputs[0]
     if x.type.elements != node.output.type.elements:
@@ -245,6 +254,8 @@ _RULES: Rules = {
     Pad: (_same_type, _pad_of_pad),
     Flip: (_flip,),
     Take: (_take,),
+    ScatterElements: (_scatter_nothing,),
+    ScatterNd: (_scatter_nothing,),
     ArgMax: (_place_of_one,),
     ArgMin: (_place_of_one,),
     **dict.fromkeys(_REDUCE, (_reduce_nothing,)),

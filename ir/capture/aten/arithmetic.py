@@ -47,6 +47,21 @@ def binary(op: Op) -> Rule:
     return run
 
 
+def ignoring_nan(op: Op) -> Rule:
+    """`binary`, but beside a number nan is as if it were that number."""
+
+    def run(ctx: Context, a: Operand, b: Operand) -> Value:
+        dtype = ctx.dtype()
+        x, y = ctx.value(a, dtype), ctx.value(b, dtype)
+        if not dtype.is_float:
+            return ctx.emit(op, x, y)
+        left = ctx.emit(ew.Where(), ctx.emit(ew.IsNan(), x), y, x)
+        right = ctx.emit(ew.Where(), ctx.emit(ew.IsNan(), y), x, y)
+        return ctx.emit(op, left, right)
+
+    return run
+
+
 def comparison(op: Op) -> Rule:
     """An op whose operands are brought to their common dtype, the result being bool."""
 
@@ -125,7 +140,26 @@ def power(ctx: Context, base: Operand, exponent: Operand) -> Value:
     special = {0.5: ew.Sqrt(), -0.5: ew.Rsqrt(), -1: ew.Reciprocal()}.get(float(exponent))
     if special is not None and dtype.is_float:
         return ctx.emit(special, x)
+    if not dtype.is_float and exponent >= _LONG:
+        return _squared(ctx, x, int(exponent))
     return ctx.emit(ew.Pow(), x, ctx.number(exponent, dtype))
+
+
+_LONG = 64  # an exponent that overflows every integer; kernels of Pow look at its low bits only
+
+
+def _squared(ctx: Context, x: Value, exponent: int) -> Value:
+    """An integer's power, wrapping as torch's does: squares for the exponent's bits, multiplied."""
+    result = None
+    while True:
+        if exponent & 1:
+            result = x if result is None else ctx.emit(ew.Mul(), result, x)
+        exponent >>= 1
+        if not exponent:
+            break
+        x = ctx.emit(ew.Mul(), x, x)
+    assert result is not None
+    return result
 
 
 def clamp(ctx: Context, x: Value, low: Any = None, high: Any = None) -> Value:
@@ -253,7 +287,10 @@ _COMPARISON = {
 }  # fmt: skip
 _BITWISE = {
     "bitwise_and": ew.BitwiseAnd(), "bitwise_or": ew.BitwiseOr(), "bitwise_xor": ew.BitwiseXor(),
+}  # fmt: skip
+_SHIFT = {
     "bitwise_left_shift": ew.ShiftLeft(), "bitwise_right_shift": ew.ShiftRight(),
+    "__lshift__": ew.ShiftLeft(), "__rshift__": ew.ShiftRight(),
 }  # fmt: skip
 
 RULES: Mapping[OpOverload, Rule] = {
@@ -266,11 +303,13 @@ RULES: Mapping[OpOverload, Rule] = {
     **{
         getattr(getattr(aten, name), overload): binary(op)
         for name, op in _BITWISE.items()
-        for overload in (
-            "Tensor",
-            "Scalar" if "shift" not in name else "Tensor_Scalar",
-            "Scalar_Tensor",
-        )
+        for overload in ("Tensor", "Scalar", "Scalar_Tensor")
+    },
+    **{
+        getattr(getattr(aten, name), overload): binary(op)
+        for name, op in _SHIFT.items()
+        for overload in ("Tensor", "Scalar", "Tensor_Scalar", "Scalar_Tensor")
+        if overload in getattr(aten, name).overloads()
     },
     **{aten.fmod.Tensor: binary(ew.Fmod()), aten.fmod.Scalar: binary(ew.Fmod())},
     **_pairs(aten.remainder, binary(ew.Remainder()), "Tensor", "Scalar", "Scalar_Tensor"),
@@ -292,8 +331,8 @@ RULES: Mapping[OpOverload, Rule] = {
     aten.atan2.default: binary(ew.Atan2()),
     aten.maximum.default: binary(ew.Maximum()),
     aten.minimum.default: binary(ew.Minimum()),
-    aten.fmax.default: binary(ew.Maximum()),
-    aten.fmin.default: binary(ew.Minimum()),
+    aten.fmax.default: ignoring_nan(ew.Maximum()),
+    aten.fmin.default: ignoring_nan(ew.Minimum()),
     aten.hypot.default: hypot,
     aten.logical_and.default: logical(ew.BitwiseAnd()),
     aten.logical_or.default: logical(ew.BitwiseOr()),
