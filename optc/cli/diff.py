@@ -154,7 +154,7 @@ def _diff_artifact(
         raise error(
             "E0723",
             f"{path} was made from another model: other weights, or another graph",
-            help=f"optc diff {path}/graphs/00-capture.optc {path}, or compile the model again",
+            help="compile this model, or compare with the one that the artifact was made from",
         )
     raise error(
         "E0723",

@@ -14,7 +14,6 @@ from tests.structure.tree import ROOT
 
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)")
-GRAPH = "graph @main(%x: 1x4xf32) {\n  %y = relu(%x) : 1x4xf32\n  return %y\n}\n"
 DOCUMENTS = sorted(
     path
     for path in ROOT.rglob("*.md")
@@ -23,7 +22,6 @@ DOCUMENTS = sorted(
 
 
 def test_the_blocks_of_the_readme_run(tmp_path: Path) -> None:
-    (tmp_path / "graph.optc").write_text(GRAPH)
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
     assert len(blocks) >= 4
     # `optc` is the one installed beside the Python that runs the tests.
