@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from optc.autotune.records import Record
-from optc.autotune.task import TuningTask
+
+if TYPE_CHECKING:  # tasks come with tvm, which those who only watch do not need
+    from optc.autotune.task import TuningTask
 
 
 @dataclass(frozen=True, slots=True)

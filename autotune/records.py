@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from optc.ir.diagnostics import error
+
 VERSION = 1
 
 
@@ -51,6 +53,22 @@ class Records:
         records = cls(path)
         for record in read(path):
             records._keep(record)
+        return records
+
+    @classmethod
+    def existing(cls, path: Path) -> Records:
+        """Read a file that somebody named; raises E0112 and E0730 when it holds no records."""
+        try:
+            nothing = path.stat().st_size == 0
+            records = cls.open(path)
+        except OSError as problem:
+            raise error("E0112", f"cannot read {path}: {problem.strerror}") from problem
+        if not nothing and not len(records):
+            raise error(
+                "E0730",
+                f"{path} holds no records of this version",
+                help="optc tune MODEL --records NEW.jsonl",
+            )
         return records
 
     def __len__(self) -> int:
@@ -92,10 +110,10 @@ def _rank(record: Record) -> tuple[bool, int, float]:
 def read(path: Path) -> Iterator[Record]:
     """The records of a file in their order; lines that are no records are skipped."""
     try:
-        text = path.read_text(errors="replace")
+        content = path.read_text(errors="replace")
     except FileNotFoundError:
         return
-    for line in text.splitlines():
+    for line in content.splitlines():
         record = _parsed(line)
         if record is not None:
             yield record
@@ -112,10 +130,15 @@ def _parsed(line: str) -> Record | None:
         return None
 
 
+def text(records: Iterable[Record]) -> str:
+    """Records as the lines of a file."""
+    return "".join(json.dumps(asdict(record)) + "\n" for record in records)
+
+
 def append(path: Path, records: Iterable[Record]) -> None:
     """Add lines to the end of the file, all of them or, on a full disk, at most a cut one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+    lines = text(records)
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0, os.SEEK_END)

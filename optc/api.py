@@ -61,13 +61,14 @@ def compile(
     exact: bool = False,
     emit: Sequence[str] = ("so",),
     cache: str | PathLike[str] | None = None,
+    records: str | PathLike[str] | None = None,
 ) -> Compiled:
     """Compile a captured module, or what `capture` takes without inputs, for a target.
 
     The artifact goes to `out`, a folder or a `.optc` file; without it, to a temporary folder that
     lives as long as the process. `passes` is a pipeline such as `canonicalize,fuse{max_nodes=8}`.
     `cache` keeps compiled runtimes between calls (default: `~/.cache/optc`, as on the command
-    line).
+    line). `records` is a file that `optc tune` made; kernels take the fastest settings in it.
     """
     from optc.backends.aot.build import Emit
     from optc.driver import Options, compile_module
@@ -75,7 +76,8 @@ def compile(
     module = model if isinstance(model, Module) else capture(model)
     machine = find_target(target) if isinstance(target, str) else target
     kept = Path(cache) if cache else default_cache()
-    options = Options(Pipeline.parse(passes), exact, tuple(map(Emit, emit)), kept)
+    known = Path(records) if records else None
+    options = Options(Pipeline.parse(passes), exact, tuple(map(Emit, emit)), kept, records=known)
     return compile_module(module, machine, Path(out) if out else _temporary(), options)
 
 

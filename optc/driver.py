@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optc.backends.aot.build import Emit
 from optc.ir.diagnostics import Diagnostic, InternalError, OptcError
@@ -24,6 +24,11 @@ from optc.passes.layout.assign_layout import AssignLayout
 from optc.passes.pipeline import Pipeline
 from optc.passes.standard import CANONICALIZE, LOWER, RAISE
 
+if TYPE_CHECKING:
+    from optc.autotune.choice import Recorded
+    from optc.backends.tvm.cuda.kernel import CudaKernelBuilder
+    from optc.backends.tvm.kernel import KernelBuilder
+
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
 
 
@@ -32,7 +37,8 @@ class Options:
     """What a user may choose besides model, target and output.
 
     `pipeline` are the user's passes; `exact` drops every pass that may change a bit; `cache` keeps
-    compiled runtimes between calls; without it nothing is kept.
+    compiled runtimes between calls; without it nothing is kept. `records` are what `optc tune`
+    measured: kernels take the fastest settings in it, and the best guess where it says nothing.
     """
 
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -40,6 +46,7 @@ class Options:
     emit: tuple[Emit, ...] = (Emit.SHARED,)
     cache: Path | None = None
     seed: int = 0
+    records: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,32 +82,28 @@ def compile_module(
     *,
     observers: Sequence[Observer] = (),
     progress: Progress | None = None,
+    tune: Callable[[Module], None] | None = None,
 ) -> Compiled:
     """Compile a captured module for a target into the folder, or `.optc` file, `out`.
 
+    `tune` is called with the fused module before kernels are built and records are read.
     Raises OptcError for what the user can mend and InternalError for what only we can.
     """
     from optc.backends.aot.package import write_artifact
     from optc.backends.assemble import assemble
-    from optc.backends.reference.fold import evaluate_constants
     from optc.backends.tvm.builder import kernel_builder
-    from optc.backends.tvm.lower.table import LOWER as LOWERED
     from optc.report.html import render
 
     clock = _Clock(progress)
     builder = kernel_builder(target)
-    context = PassContext(
-        target,
-        exact=options.exact,
-        seed=options.seed,
-        accepts=builder.refusal,
-        supports=lambda op: type(op) in LOWERED,
-        evaluate=evaluate_constants,
-    )
+    context = _context(builder, options)
     history, times = History(), PassTimes()
     with clock.stage("passes"):
         passes = passes_of(options)
         lowered = run_passes(module, passes, context, (history, times, *observers))
+    if tune is not None:
+        tune(lowered)
+    recorded = _recorded(builder, target, options)
     with clock.stage("kernels"), _reproducible(lowered):
         program = assemble(
             lowered,
@@ -113,11 +116,35 @@ def compile_module(
         page = render(module, lowered, program, target, times.records, diagnostics)
         extra = {
             **history.files(module),
-            "lock.json": _lock(module, target, options, passes),
+            "lock.json": _lock(module, target, options, passes, recorded),
             "report.html": page.encode(),
         }
         written = write_artifact(program, out, emit=options.emit, extra=extra, cache=options.cache)
     return Compiled(written.path, written.manifest, module, lowered, diagnostics, clock.seconds)
+
+
+def lower_module(
+    module: Module, target: Target, options: Options = Options(), observers: Sequence[Observer] = ()
+) -> Module:
+    """What the passes of a compilation make of a module: fused, each node one kernel."""
+    from optc.backends.tvm.builder import kernel_builder
+
+    context = _context(kernel_builder(target), options)
+    return run_passes(module, passes_of(options), context, observers)
+
+
+def _context(builder: KernelBuilder | CudaKernelBuilder, options: Options) -> PassContext:
+    from optc.backends.reference.fold import evaluate_constants
+    from optc.backends.tvm.lower.table import LOWER as LOWERED
+
+    return PassContext(
+        builder.target,
+        exact=options.exact,
+        seed=options.seed,
+        accepts=builder.refusal,
+        supports=lambda op: type(op) in LOWERED,
+        evaluate=evaluate_constants,
+    )
 
 
 @dataclass
@@ -181,10 +208,30 @@ class _Clock:
             self.progress(stage, done, total)
 
 
-def _lock(module: Module, target: Target, options: Options, passes: Sequence[Pass]) -> bytes:
+def _recorded(
+    builder: KernelBuilder | CudaKernelBuilder, target: Target, options: Options
+) -> Recorded | None:
+    """Make a builder whose kernels can be tuned follow the records."""
+    from optc.autotune.choice import Recorded
+    from optc.autotune.records import Records
+    from optc.backends.tvm.kernel import KernelBuilder
+
+    if options.records is None or not isinstance(builder, KernelBuilder):
+        return None
+    recorded = builder.choose = Recorded(Records.existing(options.records), target)
+    return recorded
+
+
+def _lock(
+    module: Module,
+    target: Target,
+    options: Options,
+    passes: Sequence[Pass],
+    recorded: Recorded | None,
+) -> bytes:
     """What it takes to make the same bytes again."""
     tools = ("optc", "torch", "apache-tvm", "apache-tvm-ffi", "ziglang", "numpy")
-    record = {
+    record: dict[str, Any] = {
         "model": module_digest(module),
         "target": {"name": target.name, "cpu": target.cpu, "features": list(target.features)},
         "cores": target.cores,
@@ -195,4 +242,6 @@ def _lock(module: Module, target: Target, options: Options, passes: Sequence[Pas
         "seed": options.seed,
         "tools": {name: version(name) for name in tools},
     }
+    if recorded is not None:
+        record["tuned"] = {"digest": recorded.digest, "knobs": recorded.chosen}
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()

@@ -12,6 +12,10 @@ COMMANDS = {
         "optc.cli.compile:compile_command",
         "Compile a model into an artifact that runs by itself.",
     ),
+    "tune": (
+        "optc.cli.tune:tune_command",
+        "Measure settings of a model's kernels, and keep the fastest.",
+    ),
     "run": ("optc.cli.run:run_command", "Run an artifact on inputs from a .npz file."),
     "bench": ("optc.cli.bench:bench_command", "Time an artifact, as a whole and kernel by kernel."),
     "inspect": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +19,14 @@ from optc.cli.options import (
 )
 from optc.cli.progress import Progress
 from optc.cli.terminal import console, plain_table
+from optc.cli.tuning import Effort, Wishes
 from optc.ir.diagnostics import OptcError, Severity, error
 from optc.ir.module import Module
 from optc.ir.output import check_writable
 from optc.ir.targets.target import Target
 
 if TYPE_CHECKING:
+    from optc.autotune.events import Budget
     from optc.driver import Compiled, Options
     from optc.passes.base import Observer
     from optc.report.summary import Latency
@@ -60,6 +62,19 @@ RUNS, SECONDS = 50, 2.0  # of the closing table's latency: whichever is reached 
 @click.option(
     "--threads", type=click.IntRange(1), metavar="N", help="Cores of the target to plan for."
 )
+@click.option(
+    "--tune",
+    "effort",
+    type=Effort(),
+    metavar="N|10m",
+    help="Tune first, for N trials or a time, as `optc tune` does; 0 uses what is known already.",
+)
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Use the records of FILE; with --tune, add to them.",
+)
 @capture_options
 @click.option(
     "--dump-passes",
@@ -90,6 +105,8 @@ def compile_command(
     pipeline: str,
     exact: bool,
     threads: int | None,
+    effort: Budget | None,
+    records: Path | None,
     shape: str,
     unsafe_load: bool,
     example: Path | None,
@@ -108,6 +125,7 @@ def compile_command(
     kinds = _kinds(emit)
     check_writable(output)
     options = _options(kinds, pipeline, exact)  # read now: a typing error must not cost a capture
+    options, wishes = _tuning(options, machine, effort, records)
     if kinds[0] in KINDS:
         _check_ahead(output, machine)
     with Progress() as progress:
@@ -120,7 +138,13 @@ def compile_command(
 
             watchers, times = _watchers(dump_passes, print_changed)
             compiled = compile_module(
-                module, machine, output, options, observers=watchers, progress=progress
+                module,
+                machine,
+                output,
+                options,
+                observers=watchers,
+                progress=progress,
+                tune=_tuner(machine, wishes, progress) if wishes else None,
             )
     if dry_run:
         _show_plan(module, machine, options, output, kinds)
@@ -159,6 +183,36 @@ def _options(kinds: Sequence[str], pipeline: str, exact: bool) -> Options:
 
     emit = tuple(Emit(kind) for kind in kinds if kind in KINDS)
     return Options(Pipeline.parse(pipeline), exact, emit, cache_folder())
+
+
+def _tuning(
+    options: Options, target: Target, effort: Budget | None, records: Path | None
+) -> tuple[Options, Wishes | None]:
+    """The options with the records to use, and the session to run before."""
+    from optc.autotune.records import Records
+    from optc.cli.tuning import check_tunable, default_records
+
+    if effort is None:
+        if records is not None:
+            Records.existing(records)
+        return replace(options, records=records), None
+    check_tunable(target)
+    database = records or default_records()
+    if effort.trials == 0:
+        known = database if records or database.exists() else None
+        return replace(options, records=known), None
+    return replace(options, records=database), Wishes(effort, database)
+
+
+def _tuner(target: Target, wishes: Wishes, progress: Progress) -> Callable[[Module], None]:
+    from optc.cli.tuning import run_session
+    from optc.cli.tuning_view import show_outcome
+
+    def tune(module: Module) -> None:
+        with progress.paused():
+            show_outcome(run_session(module, target, wishes))
+
+    return tune
 
 
 def _check_ahead(output: Path, target: Target) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -53,6 +55,14 @@ class Progress:
         if total and now - self.spoken > PLAIN_EVERY:
             self.spoken = now
             self._say(f"{stage} {done}/{total}, {self._times(now)}")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Give the terminal to something that shows its own progress."""
+        self.live.stop()
+        yield
+        if self.console.is_terminal:
+            self.live.start()
 
     def _say(self, text: str) -> None:
         if not self.console.is_terminal:
