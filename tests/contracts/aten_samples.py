@@ -131,7 +131,8 @@ def _from_torch(packet: str) -> Iterator[Call]:
             if dtype in info.dtypes:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    samples = list(info.sample_inputs("cpu", dtype))
+                    # info.sample_inputs() would look through the whole stack at every sample.
+                    samples = list(info.sample_inputs_func(info, "cpu", dtype, False))
                 ties = packet in _VALUES_ONLY and dtype not in (torch.float32, torch.float64)
                 function = _values(info.op) if ties else info.op
                 calls = [Call(function, (s.input, *s.args), dict(s.kwargs)) for s in samples]
