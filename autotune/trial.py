@@ -1,7 +1,7 @@
-"""Candidates of one task as one small program: each is a call, all read the same inputs.
+"""Candidates of one task as one small program: the first input says which of them runs.
 
-What comes back is the time of every call in every round, and what each computed, so that a
-candidate that is fast because it is wrong is found out.
+All read the same inputs and write the same outputs. A candidate that is fast because it is wrong
+is found out by what it computes, one that crashes by being the one that ran.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optc.autotune.task import TuningTask
-from optc.backends.kernel import Kernel, PackLike
+from optc.backends.kernel import Job, Kernel, PackLike
 from optc.backends.program import (
     Call,
     Operand,
@@ -23,6 +22,7 @@ from optc.backends.program import (
     RunSegment,
     Segment,
     Space,
+    Switch,
     Weight,
     align,
 )
@@ -33,22 +33,27 @@ from optc.ir.types import TensorType
 
 @dataclass(frozen=True)
 class Trial:
-    """A program of candidates; call number i is that of the i-th kernel."""
+    """A program of candidates; with `i` as its first input it runs the i-th kernel.
+
+    `inputs` are the arrays of the other inputs, in the dtypes' storage.
+    """
 
     program: Program
     inputs: tuple[NDArray[Any], ...]
-    outputs_each: int
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """What each candidate computes."""
+        return self.program.outputs
 
 
-def trial_of(task: TuningTask, kernels: Sequence[Kernel], target: Target, seed: int = 0) -> Trial:
-    """A program that calls every kernel once, with numbers of `seed` for inputs and weights."""
-    body, constants = task.job.body, task.job.constants
-    arrays = [numbers(v.type, seed + i) for i, v in enumerate(body.inputs)]
+def trial_of(job: Job, kernels: Sequence[Kernel], target: Target, seed: int = 0) -> Trial:
+    """A program of the kernels, with numbers of `seed` for inputs and weights."""
+    body, constants = job.body, job.constants
+    arrays = [numbers(value.type, seed + i) for i, value in enumerate(body.inputs)]
     ports = [i for i in range(len(arrays)) if i not in constants]
     weights = _Weights()
-    calls: list[Call] = []
-    outputs: list[Port] = []
-    scratch = max((sum(map(align, kernel.workspaces)) for kernel in kernels), default=0)
+    segments = []
     for number, kernel in enumerate(kernels):
         operands: list[Operand] = []
         for i, value in enumerate(body.inputs):
@@ -56,30 +61,32 @@ def trial_of(task: TuningTask, kernels: Sequence[Kernel], target: Target, seed: 
                 pack = kernel.packs.get(i)
                 operands.append(weights.operand(i, value.type, arrays[i], pack))
             else:
-                operands.append(Operand(Space.INPUT, ports.index(i)))
-        for place, value in enumerate(body.outputs):
-            operands.append(Operand(Space.OUTPUT, len(outputs)))
-            name = f"candidate{number}_{place}"
-            outputs.append(Port(name, value.shape, value.type.dtype))
+                operands.append(Operand(Space.INPUT, 1 + ports.index(i)))
+        operands += [Operand(Space.OUTPUT, place) for place in range(len(body.outputs))]
         start = 0
         for nbytes in kernel.workspaces:
             operands.append(Operand(Space.ARENA, start))
             start += align(nbytes)
-        calls.append(Call(kernel.symbol, tuple(operands), f"candidate {number}"))
+        call = Call(kernel.symbol, tuple(operands), f"candidate {number}")
+        segments.append(Segment(f"candidate {number}", (call,)))
+    cases = tuple((RunSegment(segment.name),) for segment in segments)
+    which = Port("which", (), DType.I32)
+    inputs = (Port(f"x{i}", body.inputs[i].shape, body.inputs[i].type.dtype) for i in ports)
+    results = (Port(f"y{i}", v.shape, v.type.dtype) for i, v in enumerate(body.outputs))
     program = Program(
         name="trial",
-        inputs=tuple(Port(f"x{i}", body.inputs[i].shape, body.inputs[i].type.dtype) for i in ports),
-        outputs=tuple(outputs),
-        segments=(Segment("candidates", tuple(calls)),),
-        flow=(RunSegment("candidates"),),
+        inputs=(which, *inputs),
+        outputs=tuple(results),
+        segments=tuple(segments),
+        flow=(Switch(Operand(Space.INPUT, 0), cases),),
         objects=tuple({kernel.symbol: kernel.object for kernel in kernels}.values()),
         triple=target.triple,
         cpu=target.cpu,
         features=target.features,
-        arena_bytes=scratch,
+        arena_bytes=max((sum(map(align, kernel.workspaces)) for kernel in kernels), default=0),
         weights=tuple(weights.blocks),
     )
-    return Trial(program, tuple(arrays[i] for i in ports), len(body.outputs))
+    return Trial(program, tuple(arrays[i] for i in ports))
 
 
 class _Weights:

@@ -17,7 +17,7 @@ RANK = {package: rank for rank, package in enumerate(FOLDERS.values())}
 HEAVY = {
     "torch": ("ir/capture", "ir/to_torch", "backends/reference", "backends/mlir"),
     "transformers": (),
-    "tvm": ("backends/tvm", "autotune/metaschedule"),
+    "tvm": ("backends/tvm", "autotune/metaschedule", "autotune/remote.py"),
     "tvm_ffi": ("backends/tvm", "autotune/metaschedule"),
     "torch_mlir": ("backends/mlir",),
     "ziglang": ("backends/aot",),
