@@ -7,7 +7,7 @@ row never gets as fast as a square one, and would draw all trials.
 
 Machines drift by more than candidates differ. So every batch measures the best guess along, and a
 record holds the candidate's time relative to it, times what the guess took at first. The fastest
-of many noisy numbers is fast by luck too: it is measured a second time, and the two are averaged.
+of many noisy numbers is fast by luck too: it is measured a second time, and the slower one counts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from optc.autotune.choice import fastest
 from optc.autotune.events import (
@@ -38,6 +39,9 @@ from optc.backends.tvm.templates.plan import Knobs
 
 TRIVIAL = 0.01  # share of the run time below which a task is never tuned
 BATCH = 8
+NEGLIGIBLE = 0.002  # estimated share below which what cannot be tuned is not even measured
+BYTE = 8  # operations that take as long as moving a byte, for that estimate
+SECOND_LOOKS = 4  # at most, at the end: each may make another candidate the fastest
 BACKWARD, WINDOW = 0.2, 3  # weight of past savings, and over how many batches
 
 
@@ -128,9 +132,15 @@ class _Session:
     # Best guesses.
 
     def _guesses(self) -> None:
-        """Time the best guess of every task, the dearest tasks first."""
-        missing = [s for s in self.states if repr(s.guess) not in self._known(s)]
-        missing.sort(key=lambda s: -s.task.uses * (s.task.cost.flops + 8 * s.task.cost.bytes))
+        """Time the best guess of every task, the dearest first, but for what is next to nothing."""
+        least = NEGLIGIBLE * sum(map(_weight, self.states))
+        missing = [
+            s
+            for s in self.states
+            if repr(s.guess) not in self._known(s)
+            and (len(s.candidates) > 1 or _weight(s) >= least)
+        ]
+        missing.sort(key=_weight, reverse=True)
         for done, state in enumerate(missing, 1):
             (measured,) = self._measure(state, [state.guess])
             self._add([self._record(state, state.guess, measured, measured.seconds)])
@@ -215,9 +225,8 @@ class _Session:
         """Measure candidates beside the best guess and record what they take relative to it."""
         before = self._before(state)
         guess, *rest = self._measure(state, [state.guess, *knobs])
-        scale = before / guess.seconds if before and guess.seconds else 1.0
         found = [
-            self._record(state, one, it, None if it.seconds is None else it.seconds * scale)
+            self._record(state, one, it, _beside(it, guess, before))
             for one, it in zip(knobs, rest, strict=True)
         ]
         self._add(found)
@@ -246,8 +255,8 @@ class _Session:
         ]
 
     def _confirm(self) -> None:
-        while doubtful := self._doubtful():
-            for state, knobs in doubtful:
+        for _ in range(SECOND_LOOKS):
+            for state, knobs in self._doubtful():
                 self.checked.add((state.task.key, repr(knobs)))
                 self._compare(state, [knobs])
         if self.curve[-1].seconds != self._seconds():
@@ -273,9 +282,12 @@ class _Session:
         )  # fmt: skip
         if known is None or known.seconds is None or seconds is None:
             return record
-        runs = known.runs + 1
-        mean = (known.seconds * known.runs + seconds) / runs
-        return replace(record, seconds=mean, times=(*known.times, *measured.times), runs=runs)
+        return replace(
+            record,
+            seconds=max(known.seconds, seconds),
+            times=(*known.times, *measured.times),
+            runs=known.runs + 1,
+        )
 
     def _add(self, found: Sequence[Record]) -> None:
         self.records.add(found)
@@ -306,3 +318,24 @@ class _Session:
     def _row(self, state: _State) -> Row:
         tuned = state.is_open or state.trials > 0
         return Row(state.task, self._before(state), self._best(state), state.trials, tuned)
+
+
+def _weight(state: _State) -> float:
+    """How much of a run the task may be, before anything is measured."""
+    price = state.task.cost
+    return float(state.task.uses * (price.flops + BYTE * price.bytes))
+
+
+def _beside(candidate: Measurement, guess: Measurement, before: float | None) -> float | None:
+    """Seconds of a candidate if the best guess takes `before`, with doubts against the candidate.
+
+    By their times, and by the median of the rounds that both ran in: a candidate must be faster
+    both ways, because noise that hits the guess makes every candidate look good.
+    """
+    if candidate.seconds is None or not guess.seconds or not before:
+        return candidate.seconds
+    ratio = candidate.seconds / guess.seconds
+    if candidate.times and len(candidate.times) == len(guess.times) and all(guess.times):
+        rounds = zip(candidate.times, guess.times, strict=True)
+        ratio = max(ratio, median(mine / its for mine, its in rounds))
+    return ratio * before
