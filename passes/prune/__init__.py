@@ -1,0 +1,1 @@
+"""Structural pruning: what is coupled to what, its removal from the graph, and what to remove."""
