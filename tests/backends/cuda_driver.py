@@ -30,14 +30,15 @@ ROOT = Path(__file__).parents[2]
 _RUN = """
 import sys
 import numpy as np
+from optc.inputs import call
 from optc.runtime import load
 folder, places, calls = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with np.load(places + "/inputs.npz") as file:
     inputs = [file[name] for name in file.files]
 with load(folder) as artifact:
+    named = dict(zip((port.name for port in artifact.inputs), inputs, strict=True))
     for _ in range(calls):
-        out = artifact(*inputs)
-    outputs = list(out) if isinstance(out, (list, tuple)) else [out]
+        outputs = list(call(artifact, named).values())
     states = {f"state_{s.name}": artifact.state(s.name) for s in artifact.states}
 np.savez(places + "/outputs.npz", **{f"{i:04}": a for i, a in enumerate(outputs)}, **states)
 """
