@@ -306,7 +306,8 @@ def _show_findings(compiled: Compiled, remarks: bool) -> None:
         else:
             show(diagnostic)
     if quiet:
-        console(stderr=True).print(f"{quiet} remark{"s" * (quiet != 1)}: --remarks shows them")
+        plural = "s" if quiet > 1 else ""
+        console(stderr=True).print(f"{quiet} remark{plural}: --remarks shows them")
 
 
 def _latency(compiled: Compiled, target: Target, wanted: bool) -> Latency:
