@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from optc.cli import tuning
 from optc.cli.failures import show
 from optc.cli.options import (
     cache_folder,
@@ -205,12 +207,11 @@ def _tuning(
 
 
 def _tuner(target: Target, wishes: Wishes, progress: Progress) -> Callable[[Module], None]:
-    from optc.cli.tuning import run_session
     from optc.cli.tuning_view import show_outcome
 
     def tune(module: Module) -> None:
-        with progress.paused():
-            show_outcome(run_session(module, target, wishes))
+        with progress.paused(), closing(tuning.measurer_of(target, wishes)) as measurer:
+            show_outcome(tuning.run_session(module, target, wishes, measurer))
 
     return tune
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from optc.cli import tuning
 from optc.cli.options import capture_options, pipeline_option, read_module, target_option
 from optc.cli.terminal import console
-from optc.cli.tuning import (
-    Duration,
-    Wishes,
-    check_tunable,
-    default_records,
-    export,
-    merge,
-    run_session,
-)
+from optc.cli.tuning import Duration, Wishes, check_tunable, default_records, export, merge
 from optc.ir.diagnostics import error
 
 DEFAULT_SECONDS = 600.0
@@ -51,9 +45,17 @@ DEFAULT_SECONDS = 600.0
     help="Which candidates come first.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Builds at a time; by default the cores."
+    "--workers",
+    default="",
+    metavar="N",
+    help="Builds at a time, by default one for each core; or a Dask scheduler, tcp://HOST:PORT.",
 )
-@click.option("--device", default="", metavar="DEVICE", help="Measure there instead of here.")
+@click.option(
+    "--device",
+    default="",
+    metavar="DEVICE",
+    help="Measure there instead of here: tracker:HOST:PORT/KEY, or run:COMMAND for an emulator.",
+)
 @click.option(
     "--records",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -121,7 +123,6 @@ def _tune(
     shape: str,
     unsafe_load: bool,
     example: Path | None,
-    workers: int | None,
     **options: Any,
 ) -> frozenset[str]:
     """Tune a model; answers with the keys of its tasks."""
@@ -139,15 +140,14 @@ def _tune(
     budget = Budget(trials, seconds, until)
     if budget == Budget():
         budget = Budget(seconds=DEFAULT_SECONDS)
-    wishes = Wishes(
-        budget, database, only=_names(only), skip=_names(skip), workers=workers or 0, **options
-    )
-    with Progress() as progress:
-        progress("capture", 0, 0)
-        module = read_module(model, shape, unsafe_load, example)
-        progress("passes", 0, 0)
-        fused = lower_module(module, machine, passes)
-    outcome = run_session(fused, machine, wishes)
+    wishes = Wishes(budget, database, only=_names(only), skip=_names(skip), **options)
+    with closing(tuning.measurer_of(machine, wishes)) as measurer:
+        with Progress() as progress:
+            progress("capture", 0, 0)
+            module = read_module(model, shape, unsafe_load, example)
+            progress("passes", 0, 0)
+            fused = lower_module(module, machine, passes)
+        outcome = tuning.run_session(fused, machine, wishes, measurer)
     show_outcome(outcome)
     console().print(f"records in {database}")
     return frozenset(row.task.key for row in outcome.rows)

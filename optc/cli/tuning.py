@@ -39,7 +39,7 @@ class Wishes:
     strategy: str = "evolutionary"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
-    workers: int = 0
+    workers: str = ""
     device: str = ""
     seed: int = 0
 
@@ -103,10 +103,10 @@ def check_tunable(target: Target) -> None:
         )
 
 
-def run_session(module: Module, target: Target, wishes: Wishes) -> Outcome:
+def run_session(module: Module, target: Target, wishes: Wishes, measurer: Measurer) -> Outcome:
     """Tune the kernels of a fused module, showing how it goes; raises OptcError.
 
-    Ctrl-C ends it with a line that says what is kept.
+    Ctrl-C ends it with a line that says what is kept. The measurer is the caller's to close.
     """
     from optc.autotune.records import Records
     from optc.autotune.session import tune
@@ -118,7 +118,6 @@ def run_session(module: Module, target: Target, wishes: Wishes) -> Outcome:
     records = records or Records.open(wishes.records)
     known = len(records)
     plan = _searches(records, wishes)
-    measurer = measurer_of(target, wishes)
     try:
         with View(wishes.budget) as view:
             return tune(
@@ -139,15 +138,22 @@ def run_session(module: Module, target: Target, wishes: Wishes) -> Outcome:
             err=True,
         )
         raise click.exceptions.Exit(INTERRUPTED) from None
-    finally:
-        measurer.close()
 
 
 def measurer_of(target: Target, wishes: Wishes) -> Measurer:
-    """The machine that candidates are tried on."""
-    from optc.autotune.local import LocalMeasurer
+    """The machine that candidates are tried on; raises E0733, and E0740 to E0742."""
+    from optc.autotune.device import open_measurer
+    from optc.ir.targets.detect import host
 
-    return LocalMeasurer(target, workers=wishes.workers or None)
+    here = host()
+    runs_here = target.arch is here.arch and set(target.features) <= set(here.features)
+    if not wishes.device and not runs_here:
+        raise error(
+            "E0733",
+            f"kernels for {target.name} do not run on this machine",
+            help="--device tracker:HOST:PORT/KEY, or --device 'run:qemu-aarch64-static -cpu max'",
+        )
+    return open_measurer(target, wishes.device, wishes.workers)
 
 
 def chooser(
@@ -194,7 +200,7 @@ def _searches(records: Records, wishes: Wishes) -> _Searches:
         )
     show(
         Diagnostic(
-            "N0733",
+            "N0734",
             "candidates are ranked by the analytic model alone: scikit-learn is not installed",
             Severity.REMARK,
             help="pip install 'optc[tune]'",

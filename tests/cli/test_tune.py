@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import optc.cli.tuning as tuning
 from optc.autotune.measurer import Measurement
 from optc.autotune.records import Records
 from optc.autotune.task import TuningTask
@@ -47,7 +46,7 @@ def measurer(monkeypatch: pytest.MonkeyPatch) -> LastIsFastest:
     def measurer_of(target: Target, wishes: Wishes) -> LastIsFastest:
         return made
 
-    monkeypatch.setattr(tuning, "measurer_of", measurer_of)
+    monkeypatch.setattr("optc.cli.tuning.measurer_of", measurer_of)
     return made
 
 
@@ -225,10 +224,36 @@ def test_compile_refuses_what_tune_refuses(
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["--target", "cortex-a76"], "E0733"),
+        (["--device", "trakcer:host:9190/key"], "E0742"),
+        (["--workers", "many"], "E0742"),
+    ],
+)
+def test_a_place_that_cannot_measure_is_found_out_before_the_model_is_read(
+    optc: Optc, flags: list[str], code: str
+) -> None:
+    assert optc("tune", "missing.pt2", *flags).diagnostics == [code]
+
+
+def test_a_model_is_tuned_for_real(optc: Optc, graph: Path) -> None:
+    result = optc("tune", graph, "--records", "r.jsonl", "--trials", "2")
+    assert result.code == 0, result.err
+    records = list(Records.open(Path("r.jsonl")))
+    assert len(records) == 4  # two best guesses
+    assert [record.error for record in records] == [""] * 4
+    assert all(record.seconds and record.times and record.machine for record in records)
+    done = optc("compile", graph, "-o", "out", "--records", "r.jsonl", "--no-bench")
+    assert done.code == 0, done.err
+    assert optc("diff", graph, "out").code == 0
+
+
 def test_without_the_extra_there_is_one_remark(
     optc: Optc, graph: Path, measurer: LastIsFastest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("optc.autotune.model.PACKAGE", "no_such_package")
     result = optc("tune", graph, "--records", "r.jsonl", "--trials", "2")
     assert result.code == 0
-    assert result.err.count("N0733") == 1
+    assert result.err.count("N0734") == 1
