@@ -14,13 +14,23 @@ from enum import Enum
 from typing import ClassVar, Protocol
 
 from optc.ir.constant import Constant
-from optc.ir.diagnostics import NOWHERE, Diagnostic, InternalError, Loc, OptcError, Severity
+from optc.ir.diagnostics import (
+    NOWHERE,
+    Diagnostic,
+    InternalError,
+    Loc,
+    OptcError,
+    Severity,
+    error,
+)
 from optc.ir.graph import Graph
 from optc.ir.module import Module
 from optc.ir.ops.base import Op
 from optc.ir.printer import literal, print_module
 from optc.ir.targets.target import Target
 from optc.ir.verify import verify
+from optc.passes.calibration import Calibration
+from optc.passes.quality import Judge
 
 
 class Effect(Enum):
@@ -52,12 +62,28 @@ class PassContext:
     evaluate: Evaluate | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
     observers: tuple[Observer, ...] = ()  # a pass made of passes runs these around each of them
+    calibration: Calibration | None = None  # the user's data, where there is any
+    judge: Judge | None = None  # the user's metric, or agreement with the original
 
     def remark(self, code: str, message: str, loc: Loc = NOWHERE) -> None:
         """Say why something was or was not done; equal remarks are kept once."""
         finding = Diagnostic(code, message, Severity.REMARK, loc)
         if finding not in self.diagnostics:
             self.diagnostics.append(finding)
+
+    def needed_calibration(self, asked_by: str) -> Calibration:
+        """The calibration service; raises E0134, which names who asked, when there is no data."""
+        if self.calibration is None:
+            raise error("E0134", f"{asked_by} needs calibration data", help="--data calib.npz")
+        return self.calibration
+
+    def needed_judge(self, asked_by: str) -> Judge:
+        """The judge of candidates; raises E0134, which names who asked, when there is no data."""
+        if self.judge is None:
+            raise error(
+                "E0134", f"{asked_by} measures quality and needs data", help="--data calib.npz"
+            )
+        return self.judge
 
 
 @dataclass(frozen=True)

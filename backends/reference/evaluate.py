@@ -75,13 +75,20 @@ def run(
 
 
 def run_graph(
-    graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | None = None
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    *,
+    observe: Observer | None = None,
+    instead: Mapping[Value, Tensor] | None = None,
 ) -> tuple[Tensor, ...]:
     """Outputs of a graph. `observe` sees every node's outputs as they are computed.
 
-    A value is freed after its last use.
+    `instead` are tensors in the place of constants. A value is freed after its last use.
     """
-    values: dict[Value, Tensor] = dict(zip(graph.inputs, inputs, strict=True))
+    values: dict[Value, Tensor] = {
+        **(instead or {}),
+        **dict(zip(graph.inputs, inputs, strict=True)),
+    }
     dying = _last_uses(graph)
     for node in graph.nodes:
         _fetch_constants(graph, node.inputs, values)

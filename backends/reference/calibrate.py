@@ -1,0 +1,193 @@
+"""The calibration service: a module's values on the user's data, streamed, answered once.
+
+Answers are kept by the digests of module and data and the question, so a pipeline that runs again,
+or a second pass that asks the same, does not run the model again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.backends.reference.gradients import Loss, scores
+from optc.backends.reference.spread import Spread
+from optc.backends.reference.trace import trace
+from optc.ir.dtype import DType
+from optc.ir.graph import Value
+from optc.ir.module import Module
+from optc.ir.output import replace_file
+from optc.ir.structural import module_digest
+from optc.passes.calibration import Array, Batches, Importance, Statistics
+
+FORMAT = 1  # of the kept answers
+
+
+class ReferenceCalibration:
+    """Answers questions of `optc.passes.calibration.Calibration` by running modules with torch.
+
+    `folder` is where answers are kept; without it they live as long as this object.
+    """
+
+    def __init__(self, batches: Batches, loss: Loss, folder: Path | None = None) -> None:
+        self._batches, self._loss = batches, loss
+        self._own = tempfile.TemporaryDirectory(prefix="optc-") if folder is None else None
+        self._folder = Path(self._own.name) if self._own is not None else folder or Path()
+
+    @property
+    def digest(self) -> str:
+        """Names the data."""
+        return self._batches.digest
+
+    @property
+    def batches(self) -> Batches:
+        """The calibration part."""
+        return self._batches
+
+    def visit(
+        self,
+        module: Module,
+        values: Collection[Value],
+        see: Callable[[Mapping[Value, Array]], None],
+    ) -> None:
+        """Show the values of every call; those of bf16 widened to f32."""
+        for batch in self._batches:
+            see(_values(module, batch.inputs, values))
+
+    def statistics(
+        self, module: Module, values: Collection[Value], channel: Mapping[Value, int] | None = None
+    ) -> Mapping[Value, Statistics]:
+        """One walk over the data for all values that have no kept answer."""
+        axes = channel or {}
+        places = _places(module)
+        question = {v: f"statistics {places[v]} {axes.get(v)}" for v in values}
+        keys = self._keys(module, question)
+        missing = [v for v in values if not keys[v].exists()]
+        if missing:
+            spreads = {value: Spread(axes.get(value)) for value in missing}
+
+            def see(found: Mapping[Value, Array]) -> None:
+                for value, array in found.items():
+                    spreads[value].add(array)
+
+            self.visit(module, missing, see)
+            for value, spread in spreads.items():
+                found = spread.statistics()
+                self._keep(keys[value], {f.name: getattr(found, f.name) for f in fields(found)})
+        return {value: _statistics(keys[value]) for value in values}
+
+    def importance(
+        self, module: Module, constants: Collection[Value], kind: Importance = Importance.FIRST
+    ) -> Mapping[Value, NDArray[np.float32]]:
+        """One walk over the data for all constants that have no kept answer."""
+        places = _places(module)
+        question = {v: f"importance {places[v]} {kind.value} {self._loss}" for v in constants}
+        keys = self._keys(module, question)
+        missing = [value for value in constants if not keys[value].exists()]
+        if missing:
+            for value, found in scores(module, self._batches, missing, kind, self._loss).items():
+                self._keep(keys[value], {"scores": found})
+        return {value: _load(keys[value])["scores"] for value in constants}
+
+    def features(
+        self, module: Module, values: Collection[Value], calls: int | None = None
+    ) -> Mapping[Value, Array]:
+        """Written call by call into files, which are mapped."""
+        count = min(calls or self._batches.calls, self._batches.calls)
+        places = _places(module)
+        question = {value: f"features {places[value]} {count}" for value in values}
+        paths = {v: key.with_suffix(".npy") for v, key in self._keys(module, question).items()}
+        missing = [value for value in values if not paths[value].exists()]
+        if missing:
+            self._write_features(module, missing, paths, count)
+        return {value: np.load(path, mmap_mode="r") for value, path in paths.items()}
+
+    def _write_features(
+        self, module: Module, values: Collection[Value], paths: Mapping[Value, Path], count: int
+    ) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._folder) as aside:
+            files = {
+                value: np.lib.format.open_memmap(
+                    Path(aside, str(index)), "w+", _plain(value), (count, *value.shape)
+                )
+                for index, value in enumerate(values)
+            }
+            for call, batch in enumerate(islice(self._batches, count)):
+                for value, array in _values(module, batch.inputs, values).items():
+                    files[value][call] = array
+            for index, (value, file) in enumerate(files.items()):
+                file.flush()
+                Path(aside, str(index)).replace(paths[value])
+
+    def labels(self, calls: int | None = None) -> Array | None:
+        """The labels of the first calls, stacked."""
+        if not self._batches.labelled:
+            return None
+        return np.stack([b.labels for b in islice(self._batches, calls) if b.labels is not None])
+
+    def _keys(self, module: Module, questions: Mapping[Value, str]) -> Mapping[Value, Path]:
+        digest = module_digest(module)
+        return {
+            value: self._folder / f"{_hash(f'{FORMAT} {digest} {self.digest} {question}')}.npz"
+            for value, question in questions.items()
+        }
+
+    def _keep(self, path: Path, arrays: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as aside, aside.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+
+def _values(
+    module: Module, inputs: Mapping[str, Array], values: Collection[Value]
+) -> Mapping[Value, Array]:
+    seen: dict[Value, Array] = {}
+
+    def see(value: Value, array: Array) -> None:
+        wide = value.type.dtype is DType.BF16
+        seen[value] = (array.astype(np.uint32) << 16).view(np.float32) if wide else array
+
+    trace(module, inputs, values, see)
+    return seen
+
+
+def _plain(value: Value) -> np.dtype[Any]:
+    bf16 = value.type.dtype is DType.BF16
+    return np.dtype(np.float32) if bf16 else np.dtype(value.type.dtype.storage)
+
+
+def _places(module: Module) -> Mapping[Value, str]:
+    """Names of values that are the same for modules of one digest."""
+    places: dict[Value, str] = {}
+    for number, graph in enumerate(module.graphs):
+        for index, value in enumerate(graph.inputs):
+            places[value] = f"{number}.input.{index}"
+        for index, node in enumerate(graph.nodes):
+            for slot, value in enumerate(node.inputs):
+                places.setdefault(value, f"{number}.{index}.in.{slot}")
+            for slot, value in enumerate(node.outputs):
+                places[value] = f"{number}.{index}.{slot}"
+    return places
+
+
+def _statistics(path: Path) -> Statistics:
+    found = dict(_load(path))
+    reach = float(found.pop("reach"))
+    return Statistics(**found, reach=reach)
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -1,0 +1,95 @@
+"""How much the loss depends on every weight: gradients of constants, streamed over data.
+
+Without labels the loss of a classifier takes labels drawn from its own softmax, which makes the
+mean square the diagonal of the Fisher information; that of another model is the product of its
+output with a random direction, whose mean square is the diagonal of the Gauss-Newton matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from optc.backends.reference.dtypes import to_tensor
+from optc.backends.reference.evaluate import run_graph
+from optc.ir.constant import constant
+from optc.ir.graph import Value
+from optc.ir.module import Module, Run
+from optc.passes.calibration import Batch, Batches, Importance
+
+
+class LossKind(Enum):
+    """How an output becomes one number."""
+
+    CROSS_ENTROPY = "cross entropy with labels, or with labels drawn from the model's softmax"
+    SQUARES = "mean squared distance from labels, or a random direction without them"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The loss of one output of a module."""
+
+    output: str
+    kind: LossKind
+    seed: int = 0
+
+    def of(self, output: Tensor, batch: Batch, call: int) -> Tensor:
+        """A scalar, the mean over the batch; `call` seeds what is drawn."""
+        output = output.double() if output.dtype is torch.float64 else output.float()
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + call)
+        labels = None if batch.labels is None else torch.from_numpy(np.array(batch.labels))
+        if self.kind is LossKind.CROSS_ENTROPY:
+            flat = output.reshape(-1, output.shape[-1])
+            if labels is None:
+                labels = torch.multinomial(flat.detach().softmax(1), 1, generator=draw)
+            return functional.cross_entropy(flat, labels.reshape(-1).long(), ignore_index=-100)
+        if labels is not None:
+            return functional.mse_loss(output, labels.to(output.dtype).reshape(output.shape))
+        direction = torch.randn(output.shape, generator=draw, dtype=output.dtype)
+        return (output * direction).sum() / (batch.size or 1)
+
+
+def scores(
+    module: Module, batches: Batches, constants: Collection[Value], kind: Importance, loss: Loss
+) -> Mapping[Value, NDArray[np.float32]]:
+    """The mean over calls of `kind` for every element of the constants, in their shapes."""
+    stored = {value: item for graph in module.graphs for value, item in graph.constants.items()}
+    leaves = {v: to_tensor(stored[v]).clone().requires_grad_() for v in constants}
+    sums = {v: torch.zeros(leaf.shape) for v, leaf in leaves.items()}
+    calls = 0
+    for batch in batches:
+        output = _call(module, batch.inputs, leaves)[loss.output]
+        gradients = torch.autograd.grad(
+            loss.of(output, batch, calls), list(leaves.values()), allow_unused=True
+        )
+        for (value, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+            if gradient is not None:
+                product = (gradient.float() * leaf.detach().float()).abs()
+                sums[value] += product if kind is Importance.FIRST else product**2
+        calls += 1
+    return {value: (total / max(calls, 1)).numpy() for value, total in sums.items()}
+
+
+def _call(
+    module: Module, inputs: Mapping[str, NDArray[Any]], leaves: Mapping[Value, Tensor]
+) -> Mapping[str, Tensor]:
+    names = {state.name: to_tensor(state.initial) for state in module.states}
+    for port in module.inputs:
+        names[port.name] = to_tensor(
+            constant(np.ascontiguousarray(inputs[port.name]), port.type.dtype)
+        )
+    for step in module.flow.steps:
+        match step:
+            case Run(graph, arguments, results):
+                given = [names[name] for name in arguments]
+                found = run_graph(module.graph_of[graph], given, instead=leaves)
+                names.update(zip(results, found, strict=True))
+    return names

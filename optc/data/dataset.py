@@ -1,0 +1,272 @@
+"""The user's data, checked against a model's inputs and cut into calls of its batch size.
+
+Opening walks all samples once: it checks shapes and dtypes, counts, and takes the digest. Nothing
+but a block of samples and a call's inputs is ever in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from optc.arrays import Tensor
+from optc.data.function import Function
+from optc.data.labels import Labels
+from optc.data.source import Array, Block, Files, Source
+from optc.data.split import Split
+from optc.ir.diagnostics import OptcError, error
+from optc.passes.calibration import Batch
+from optc.passes.quality import Part
+
+SPLIT = Split()
+ROWS = "labels "  # of a block: no input is called so, a name has no blank
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a walk over all samples found."""
+
+    samples: int
+    calibration: int
+    held_out: int
+    labelled: bool
+    digest: str
+
+
+class Dataset:
+    """Samples for a model. `ports` are its inputs, `limit` the number of samples to use.
+
+    An input of shape (B, ...) takes B samples of an array (N, ...) in one call. Where no input of
+    the model has such an axis, an array (N, *shape) gives one call per sample.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        ports: Sequence[Tensor],
+        labels: Labels,
+        split: Split = SPLIT,
+        limit: int | None = None,
+    ) -> None:
+        self.source, self.ports, self.labels = source, tuple(ports), labels
+        self.split, self.limit = split, limit
+        self.batch: int | None = None  # samples of a call; None: a sample is a call without an axis
+        self.facts = self._scan()
+
+    def part(self, part: Part) -> PartOfData:
+        """The batches of a part; raises E0746 when it has no sample."""
+        found = PartOfData(self, part)
+        if not found.samples:
+            raise error(
+                "E0746",
+                f"{self.source.name} has {self.facts.samples} samples: none is left for the "
+                f"{part.value} part",
+                help="give at least ten, better a thousand samples",
+            )
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """What the lock file says about the data."""
+        return {"source": self.source.name, **asdict(self.facts), "split": asdict(self.split)}
+
+    def blocks(self) -> Iterator[Block]:
+        """Checked blocks of consecutive samples up to the limit; labels under `ROWS`."""
+        names = [port.name for port in self.ports]
+        left, done = self.limit, 0
+        rows = self.labels.reader(self.source, names)
+        for block in self.source.blocks(names, self.labels.inside(names)):
+            count = len(next(iter(block.values()), ()))
+            count = count if left is None else min(count, left)
+            if not count:
+                continue
+            checked = {port.name: self._checked(port, block, count) for port in self.ports}
+            found = rows(block, done, count)
+            yield checked if found is None else {**checked, ROWS: found}
+            done += count
+            left = None if left is None else left - count
+            if left == 0:
+                return
+        rows.finish(done)
+
+    def _checked(self, port: Tensor, block: Block, count: int) -> Array:
+        if port.name not in block:
+            raise missing(port, self.source, self._known(block))
+        array = np.ascontiguousarray(block[port.name][:count])
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if port.dtype == "bf16" and array.dtype.name == "bfloat16":
+            array = array.view(np.uint16)
+        if array.dtype != port.storage:
+            raise error(
+                "E0742",
+                f"{port.name!r} in {self.source.name} is {array.dtype}, the model takes {port}",
+                help=f"{port.name}.astype('{port.storage}'), if that is what is meant",
+            )
+        if array.shape[1:] != self._sample_shape(port):
+            text = "x".join(map(str, ("N", *array.shape[1:])))
+            raise error(
+                "E0742",
+                f"{port.name!r} in {self.source.name} has shape {text}, the model takes {port}",
+                help="the first axis is samples; the rest is the input's shape without its batch",
+            )
+        return array
+
+    def _known(self, block: Block) -> Sequence[str]:
+        return self.source.names if isinstance(self.source, Files) else tuple(block)
+
+    def _sample_shape(self, port: Tensor) -> tuple[int, ...]:
+        return port.shape if self.batch is None else port.shape[1:]
+
+    def _settle_batch(self, block: Block) -> None:
+        """Whether samples are rows of a call or calls: rows, unless every array says otherwise."""
+        whole = all(
+            port.name in block and block[port.name].shape[1:] == port.shape for port in self.ports
+        )
+        sizes = {port.shape[0] if port.shape else 1 for port in self.ports}
+        if whole:
+            self.batch = None
+        elif len(sizes) == 1 and sizes != {0}:
+            (self.batch,) = sizes
+        else:
+            text = "; ".join(map(str, self.ports)) or "none"
+            raise error(
+                "E0742",
+                f"the inputs have no batch axis in common: {text}",
+                help="give arrays of shape (samples, *shape of the input), one call each",
+            )
+
+    def _scan(self) -> Facts:
+        names = [port.name for port in self.ports]
+        for block in self.source.blocks(names):
+            for port in self.ports:
+                if port.name not in block:
+                    raise missing(port, self.source, self._known(block))
+            self._settle_batch(block)
+            break
+        content = hashlib.sha256()
+        samples = calibration = 0
+        labelled: set[bool] = set()
+        for block in self.blocks():
+            count = len(next(iter(block.values())))
+            for name, array in block.items():
+                content.update(f"{name} {array.dtype} {array.shape}".encode())
+                content.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+            calibration += int(self.split.mask(samples, count, Part.CALIBRATION).sum())
+            samples += count
+            labelled.add(ROWS in block)
+        if not samples:
+            raise error("E0746", f"{self.source.name} has no samples", help="--data calib.npz")
+        if len(labelled) > 1:
+            raise error("E0744", f"only some batches of {self.source.name} have labels")
+        held_out = samples - calibration
+        return Facts(samples, calibration, held_out, labelled == {True}, content.hexdigest())
+
+
+class PartOfData:
+    """One part in batches; what passes and judges walk."""
+
+    def __init__(self, data: Dataset, part: Part) -> None:
+        self._data, self._part = data, part
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the samples, their order and their batches."""
+        key = [
+            self._data.facts.digest,
+            asdict(self._data.split),
+            self._part.value,
+            self._data.batch,
+        ]
+        return hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        facts = self._data.facts
+        return facts.calibration if self._part is Part.CALIBRATION else facts.held_out
+
+    @property
+    def calls(self) -> int:
+        """How many batches there are."""
+        return -(-self.samples // (self._data.batch or 1))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every batch has labels."""
+        return self._data.facts.labelled
+
+    def __iter__(self) -> Iterator[Batch]:
+        size = self._data.batch or 1
+        first: dict[str, Array] = {}
+        rest: dict[str, Array] = {}
+        for block in self._chosen():
+            rest = {
+                name: np.concatenate([rest[name], a]) if rest else a for name, a in block.items()
+            }
+            first = first or {name: array[:size] for name, array in rest.items()}
+            count = len(next(iter(rest.values())))
+            for start in range(0, count - size + 1, size):
+                yield self._batch({n: a[start : start + size] for n, a in rest.items()}, size)
+            rest = {name: array[count - count % size :] for name, array in rest.items()}
+        valid = len(next(iter(rest.values()), ()))
+        if valid:
+            yield self._batch({n: _filled(a, first[n], size) for n, a in rest.items()}, valid)
+
+    def _chosen(self) -> Iterator[Block]:
+        start = 0
+        for block in self._data.blocks():
+            count = len(next(iter(block.values())))
+            mask = self._data.split.mask(start, count, self._part)
+            start += count
+            if mask.any():
+                yield {name: array[mask] for name, array in block.items()}
+
+    def _batch(self, arrays: Mapping[str, Array], valid: int) -> Batch:
+        whole = self._data.batch is None
+        inputs = {n: a[0] if whole else a for n, a in arrays.items() if n != ROWS}
+        return Batch(inputs, valid, self._data.batch, arrays.get(ROWS))
+
+
+def _filled(rows: Array, first: Array, size: int) -> Array:
+    """`rows` followed by the first samples, in turn, up to `size`."""
+    return np.concatenate([rows, np.resize(first, (size - len(rows), *first.shape[1:]))])
+
+
+def missing(port: Tensor, source: Source, known: Sequence[str]) -> OptcError:
+    """E0741: the data has no array for an input."""
+    near = get_close_matches(port.name, known, 1, 0.4)
+    offer = f"; did you mean {near[0]} to be it?" if near else ""
+    have = ", ".join(known) or "nothing"
+    return error(
+        "E0741",
+        f"{source.name} has no array for the input {port}; it has {have}{offer}",
+        help=f"numpy.savez('calib.npz', **{{'{port.name}': array}})",
+    )
+
+
+def open_dataset(
+    data: str,
+    ports: Sequence[Tensor],
+    *,
+    labels: str | None = None,
+    split: Split = SPLIT,
+    limit: int | None = None,
+) -> Dataset:
+    """The data that a user names: a `.npz`, a `.npy`, a folder of `.npy`, or `module:function`.
+
+    `labels` is a `.npy` file, `file.npz:name`, or the name of an array in the data; without it, an
+    array called `labels` is taken where it is no input. Raises E0740 to E0746.
+    """
+    from pathlib import Path
+
+    path = Path(data)
+    is_function = ":" in data and not path.exists()
+    source: Source = Function(data) if is_function else Files(path)
+    return Dataset(source, ports, Labels.named(labels), split, limit)

@@ -1,0 +1,39 @@
+"""The split into calibration and held-out samples, by index alone.
+
+Of every ten consecutive samples a seeded draw gives three to calibration. So the number of samples
+need not be known, data sorted by class is split evenly, and a sample's part never depends on how
+the data is batched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.passes.quality import Part
+
+STRATUM = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """`calibration` of every ten samples are for calibration, the others are held out."""
+
+    seed: int = 0
+    calibration: int = 3
+
+    def mask(self, start: int, count: int, part: Part) -> NDArray[np.bool_]:
+        """Which of the samples `start` to `start + count` are in the part."""
+        first, last = start // STRATUM, -(-(start + count) // STRATUM)
+        strata = [self._stratum(index) for index in range(first, last)]
+        chosen = np.concatenate([np.zeros(0, np.bool_), *strata])
+        inside = chosen[start - first * STRATUM :][:count]
+        return inside if part is Part.CALIBRATION else ~inside
+
+    def _stratum(self, index: int) -> NDArray[np.bool_]:
+        draw = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+        ranks: NDArray[Any] = draw.permutation(STRATUM)
+        return ranks < self.calibration

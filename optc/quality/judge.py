@@ -1,0 +1,147 @@
+"""Judges candidates: the metric on a part of the data, paired with the original model.
+
+The original runs once for each part. Of it are kept two numbers a sample and, where it is the truth
+itself, what the metric compares with; that lies in a temporary file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, cast
+
+import numpy as np
+
+from optc.data.dataset import Dataset
+from optc.ir.module import Module
+from optc.passes.calibration import Batch, Batches
+from optc.passes.quality import Difference, Part, Quality
+from optc.quality.metrics import Against, Array, Metric
+from optc.quality.runners import Runner, reference
+from optc.quality.tally import Rows, Tally
+
+Progress = Callable[[int, int], None]  # samples done, of how many
+
+
+class Spool:
+    """Arrays in a temporary file, in order; as many as there is disk for."""
+
+    def __init__(self) -> None:
+        self._file = cast("IO[bytes]", tempfile.TemporaryFile())  # noqa: SIM115
+        self._count = 0
+
+    def append(self, array: Array) -> None:
+        """Write one more."""
+        np.save(self._file, np.ascontiguousarray(array), allow_pickle=False)
+        self._count += 1
+
+    def __iter__(self) -> Iterator[Array]:
+        self._file.flush()
+        self._file.seek(0)
+        for _ in range(self._count):
+            yield np.load(self._file, allow_pickle=False)
+
+
+@dataclass
+class Original:
+    """What is remembered of the original model on one part."""
+
+    rows: list[Rows] = field(default_factory=list)  # where labels are the truth
+    truths: Spool = field(default_factory=Spool)  # where its own outputs are
+
+
+class DataJudge:
+    """A judge of modules, and of whatever else can be run; see `optc.passes.quality.Judge`.
+
+    `run` is the original model.
+    """
+
+    def __init__(
+        self, run: Runner, data: Dataset, metric: Metric, budget: float | None = None
+    ) -> None:
+        self.rule, self._run, self._data = metric, run, data
+        self._budget = budget
+        self._originals: dict[Part, Original] = {}
+
+    @property
+    def metric(self) -> str:
+        """The metric's name."""
+        return self.rule.label
+
+    @property
+    def budget(self) -> float | None:
+        """The largest drop that the user accepts."""
+        return self._budget
+
+    def quality(self, module: Module, part: Part = Part.HELD_OUT) -> Quality:
+        """The metric of a module, run by the reference."""
+        if self.rule.against is Against.ORIGINAL:
+            return self.compare(module, part).after
+        return evaluate(reference(module), self._data.part(part), self.rule)
+
+    def compare(self, module: Module, part: Part = Part.HELD_OUT) -> Difference:
+        """A module against the original, both run by the reference."""
+        return self.compare_run(reference(module), part)
+
+    def compare_run(
+        self, run: Runner, part: Part = Part.HELD_OUT, progress: Progress | None = None
+    ) -> Difference:
+        """Whatever `run` runs against the original, sample by sample."""
+        batches = self._data.part(part)
+        if part not in self._originals:
+            self._originals[part] = self._remember(batches)
+        original, tally, done = self._originals[part], Tally(self.rule), 0
+        truths = iter(original.truths)
+        for index, batch in enumerate(batches):
+            outputs = outputs_of(run, batch)
+            if self.rule.against is Against.ORIGINAL:
+                tally.add(self.rule.rows(outputs, next(truths)))
+            else:
+                tally.add(self.rule.rows(outputs, _labels(batch)), original.rows[index])
+            done += batch.valid
+            if progress is not None:
+                progress(done, batches.samples)
+        return tally.difference()
+
+    def _remember(self, batches: Batches) -> Original:
+        found = Original()
+        for batch in batches:
+            outputs = outputs_of(self._run, batch)
+            if self.rule.against is Against.ORIGINAL:
+                found.truths.append(self.rule.truth_of(outputs))
+            else:
+                found.rows.append(self.rule.rows(outputs, _labels(batch)))
+        return found
+
+
+def evaluate(
+    run: Runner, batches: Batches, metric: Metric, progress: Progress | None = None
+) -> Quality:
+    """The metric of whatever `run` runs, on labels."""
+    tally, done = Tally(metric), 0
+    for batch in batches:
+        tally.add(metric.rows(outputs_of(run, batch), _labels(batch)))
+        done += batch.valid
+        if progress is not None:
+            progress(done, batches.samples)
+    return tally.quality()
+
+
+def outputs_of(run: Runner, batch: Batch) -> Mapping[str, Array]:
+    """The outputs of a call, first axis samples, without those of what the batch was filled with.
+
+    An output without the batch's axis is left as it is.
+    """
+    found = run(batch.inputs)
+    if batch.size is None:
+        return {name: array[None] for name, array in found.items()}
+    return {
+        name: array[: batch.valid] if array.shape[:1] == (batch.size,) else array
+        for name, array in found.items()
+    }
+
+
+def _labels(batch: Batch) -> Array:
+    assert batch.labels is not None, "the metric was chosen with labels"
+    return batch.labels[: batch.valid]
