@@ -39,6 +39,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "decompose-attention": "optc.passes.decompose.decompose_attention:DecomposeAttention",
         "decompose-pooling": "optc.passes.decompose.decompose_pooling:DecomposePooling",
         "decompose-unsupported": "optc.passes.decompose.decompose_unsupported:DecomposeUnsupported",
+        "prune-channels": "optc.passes.prune.prune_channels:PruneChannels",
+        "prune-heads": "optc.passes.prune.prune_heads:PruneHeads",
         "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
     }

@@ -92,7 +92,7 @@ def _run(node: Node, inputs: list[Tensor], keep: Keep) -> tuple[Tensor, ...]:
     return (result,)
 
 
-def _mean(x: Tensor, here: Tensor, axes: Sequence[int], *, keepdims: bool) -> Tensor:
+def _mean(x: Tensor, here: Tensor, axes: tuple[int, ...], *, keepdims: bool) -> Tensor:
     return (x * here).sum(axes, keepdims) / here.sum(axes, keepdims)
 
 
@@ -102,7 +102,7 @@ def _reduce_mean(op: ReduceMean, x: Tensor, here: Tensor) -> Tensor:
 
 def _layer_norm(op: LayerNorm, x: Tensor, *rest: Tensor) -> Tensor:
     *affine, here = rest
-    return _affine(_standard(x, here, range(x.dim() - op.axes, x.dim()), op.epsilon), affine)
+    return _affine(_standard(x, here, tuple(range(x.dim() - op.axes, x.dim())), op.epsilon), affine)
 
 
 def _rms_norm(op: RmsNorm, x: Tensor, *rest: Tensor) -> Tensor:
@@ -122,9 +122,9 @@ def _group_norm(op: GroupNorm, x: Tensor, *rest: Tensor) -> Tensor:
     return y.movedim(1, -1) if op.channels_last else y
 
 
-def _standard(x: Tensor, here: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
-    centred = x - _mean(x, here, tuple(axes), keepdims=True)
-    return centred * torch.rsqrt(_mean(centred**2, here, tuple(axes), keepdims=True) + epsilon)
+def _standard(x: Tensor, here: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
+    centred = x - _mean(x, here, axes, keepdims=True)
+    return centred * torch.rsqrt(_mean(centred**2, here, axes, keepdims=True) + epsilon)
 
 
 def _affine(x: Tensor, affine: Sequence[Tensor]) -> Tensor:

@@ -113,9 +113,7 @@ def couplings(graph: Graph, *, ports: bool = True) -> Couplings:
         if extent == 1
     ]
     solution = Solution(ties)
-    return Couplings(
-        graph, ties.first, solution.component, solution.pin_of, tuple(solution.pins)
-    )
+    return Couplings(graph, ties.first, solution.component, solution.pin_of, tuple(solution.pins))
 
 
 def _signatures(place: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 from optc.ir.graph import Node, Value
 from optc.ir.ops import (
@@ -72,7 +73,7 @@ def _factored(ties: Ties, sides: tuple[tuple[Value, Axes], ...]) -> Factored | N
         for place in range(len(axes)):
             cuts.add(math.prod(value.shape[axis] for axis in axes[place:]))
     ordered = sorted(cuts, reverse=True)
-    if any(large % small for large, small in zip(ordered, ordered[1:], strict=False)):
+    if any(large % small for large, small in pairwise(ordered)):
         return None
     spans = []
     for value, axes in sides:
@@ -80,7 +81,7 @@ def _factored(ties: Ties, sides: tuple[tuple[Value, Axes], ...]) -> Factored | N
             outer = math.prod(value.shape[a] for a in axes[place:])
             inner = outer // value.shape[axis]
             spans.append((value, axis, ordered.index(outer), ordered.index(inner)))
-    factors = tuple(a // b for a, b in zip(ordered, ordered[1:], strict=False))
+    factors = tuple(a // b for a, b in pairwise(ordered))
     return Factored(factors, tuple(spans), ties.loc)
 
 
@@ -178,6 +179,7 @@ def _scatter_nd(node: Node, ties: Ties) -> None:
     data, indices, updates = node.inputs
     _indexed(ties, data, indices, updates)
     ties.same(data, node.output, range(data.type.rank))
+    ties.pin(indices, range(indices.type.rank), "scatter_nd writes all its updates")
 
 
 def _indexed(ties: Ties, data: Value, indices: Value, picked: Value) -> None:

@@ -14,4 +14,4 @@ def _pointwise(node: Node, ties: Ties) -> None:
         ties.broadcast(value, node.output)
 
 
-RULES: Mapping[type[Op], Rule] = {op: _pointwise for op in ELEMENTWISE}
+RULES: Mapping[type[Op], Rule] = dict.fromkeys(ELEMENTWISE, _pointwise)

@@ -57,10 +57,10 @@ class Solution:
             (n for n, size in enumerate(split.factors) if size > 1 and self._open(split, n)), None
         )
         axes = [(self.ties.atoms(value, axis), a, b) for value, axis, a, b in split.axes]
-        if chosen is None:
+        if chosen is None:  # all stay, but heads are still told from other features
             every = np.concatenate([atoms for atoms, _, _ in axes])
             self._pin(every, int(self.pin_of[self._roots(every)].min()))
-            return
+            chosen = 0
         sides = (f"{value.type}" for value in dict.fromkeys(value for value, *_ in split.axes))
         reason = f"the reshape {' to '.join(sides)} leaves another axis free to shrink"
         heads: Atoms | None = None

@@ -77,7 +77,9 @@ def pruned(item: Constant, masks: list[Mask]) -> Constant:
 def _rebuild(node: Node, kept: Kept, builder: Builder, new: dict[Value, Value]) -> None:
     inputs = tuple(new[value] for value in node.inputs)
     shapes = [kept.shape(value) for value in node.outputs]
-    if inputs == node.inputs and all(s == v.shape for s, v in zip(shapes, node.outputs, strict=True)):
+    if inputs == node.inputs and all(
+        s == v.shape for s, v in zip(shapes, node.outputs, strict=True)
+    ):
         builder.append(node)
         new.update(zip(node.outputs, node.outputs, strict=True))
         return
@@ -95,7 +97,7 @@ def _rebuild(node: Node, kept: Kept, builder: Builder, new: dict[Value, Value]) 
     new.update(zip(node.outputs, outputs, strict=True))
 
 
-def _shaped(op: Any, node: Node, kept: Kept) -> Op:
+def _shaped(op: Reshape | Expand, node: Node, kept: Kept) -> Op:
     return replace(op, shape=kept.shape(node.output))
 
 

@@ -50,9 +50,11 @@ def check_numbers(case: Case) -> None:
     outcome = run_case(case)
     before, after = outcome.before, outcome.after
     assert print_module(parse(print_module(after))) == print_module(after)
-    assert outcome.pipeline.run(after, _context(case)) is after, "a second run changed it again"
     steps = outcome.pipeline.passes
-    if any(step.effect is Effect.LOSSY for step in steps) or not _evaluable(before):
+    if any(step.effect is Effect.LOSSY for step in steps):
+        return  # a second run removes its share again
+    assert outcome.pipeline.run(after, _context(case)) is after, "a second run changed it again"
+    if not _evaluable(before):
         return
     exact = all(step.effect is Effect.EXACT and not step.composite for step in steps)
     same(before, after, exact=exact, tolerance=_tolerance(before), seed=0)

@@ -35,9 +35,7 @@ def equals_masked(kept: Kept, inputs: Sequence[Tensor], tolerance: float) -> Gra
     pruned = remove(kept)
     with torch.no_grad():
         wanted = run_graph_masked(graph, inputs, kept.mask)
-        small = [
-            _left(item, value, kept) for item, value in zip(inputs, graph.inputs, strict=True)
-        ]
+        small = [_left(item, value, kept) for item, value in zip(inputs, graph.inputs, strict=True)]
         ours = run_graph(pruned, small)
     for value, a, b in zip(graph.outputs, ours, wanted, strict=True):
         b = _left(b, value, kept)
@@ -54,7 +52,5 @@ def equals_masked(kept: Kept, inputs: Sequence[Tensor], tolerance: float) -> Gra
 
 def _left(item: Tensor, value: Value, kept: Kept) -> Tensor:
     for axis in range(value.type.rank):
-        item = item.index_select(
-            axis, torch.from_numpy(np.flatnonzero(kept.mask(value, axis)))
-        )
+        item = item.index_select(axis, torch.from_numpy(np.flatnonzero(kept.mask(value, axis))))
     return item

@@ -1,0 +1,70 @@
+"""How much a component matters: the number that decides what is removed first.
+
+A criterion gives one score per component of a graph. Scores are compared within a family only.
+Criteria that need data join the table once calibration can answer for their gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.ir.constant import Constant, to_floats
+from optc.passes.prune.coupling import Couplings
+from optc.passes.prune.solution import FREE
+
+Scores = NDArray[np.float64]
+Score = Callable[[Couplings, int], Scores]
+
+
+class Criterion(Enum):
+    """What makes a component important."""
+
+    L1 = "l1"
+    L2 = "l2"
+    RANDOM = "random"
+
+
+def _norm(power: int) -> Score:
+    """Norms of weight slices (Li et al. 2017), each axis normalised to a mean of one.
+
+    Without the normalisation the largest weight of a residual stream would decide for all.
+    """
+
+    def score(found: Couplings, seed: int) -> Scores:
+        count = len(found.pin_of)
+        matrices, vectors = np.zeros(count), np.zeros(count)
+        for value, item in found.graph.constants.items():
+            if not item.type.dtype.is_float or not item.type.elements:
+                continue
+            for axis in range(item.type.rank):
+                held = found.components(value, axis)
+                if (found.pin_of[held] == FREE).any():
+                    into = matrices if item.type.rank > 1 else vectors
+                    np.add.at(into, held, _slices(item, axis, power))
+        return np.where(matrices > 0, matrices, vectors)
+
+    return score
+
+
+def _slices(item: Constant, axis: int, power: int) -> Scores:
+    """The norm of each slice along an axis over their mean."""
+    numbers = np.abs(to_floats(item).astype(np.float32))
+    rest = tuple(other for other in range(numbers.ndim) if other != axis)
+    norms = (numbers**power).sum(rest, dtype=np.float64) ** (1 / power)
+    scaled: Scores = norms / (norms.mean() or 1.0)
+    return scaled
+
+
+def _random(found: Couplings, seed: int) -> Scores:
+    return np.random.default_rng(seed).random(len(found.pin_of))
+
+
+SCORES: Mapping[Criterion, Score] = {
+    Criterion.L1: _norm(1),
+    Criterion.L2: _norm(2),
+    Criterion.RANDOM: _random,
+}
