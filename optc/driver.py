@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optc.backends.aot.build import Emit
+from optc.backends.program import Program
 from optc.ir.diagnostics import Diagnostic, InternalError, OptcError
 from optc.ir.module import Module
 from optc.ir.printer import print_module
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from optc.autotune.choice import Recorded
     from optc.backends.tvm.cuda.kernel import CudaKernelBuilder
     from optc.backends.tvm.kernel import KernelBuilder
+    from optc.quality.evidence import DataRequest, Evidence, Measured
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
 
@@ -39,6 +42,7 @@ class Options:
     `pipeline` are the user's passes; `exact` drops every pass that may change a bit; `cache` keeps
     compiled runtimes between calls; without it nothing is kept. `records` are what `optc tune`
     measured: kernels take the fastest settings in it, and the best guess where it says nothing.
+    `data` is what passes may learn from, and what the artifact is judged on.
     """
 
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -47,6 +51,7 @@ class Options:
     cache: Path | None = None
     seed: int = 0
     records: Path | None = None
+    data: DataRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Compiled:
     module: Module  # as compiled
     diagnostics: tuple[Diagnostic, ...]
     seconds: Mapping[str, float]  # by stage
+    quality: Measured | None = None  # on held-out data, where there was data
 
 
 def passes_of(options: Options) -> tuple[Pass, ...]:
@@ -96,7 +102,8 @@ def compile_module(
 
     clock = _Clock(progress)
     builder = kernel_builder(target)
-    context = _context(builder, options)
+    evidence = _evidence(module, options, clock)
+    context = _context(builder, options, evidence)
     history, times = History(), PassTimes()
     with clock.stage("passes"):
         passes = passes_of(options)
@@ -112,15 +119,18 @@ def compile_module(
             {"optc": version("optc"), "model": module_digest(module)[:16]},
         )
     diagnostics = (*context.diagnostics, *builder.diagnostics)
+    quality = _measure(evidence, lowered, program, options, clock) if evidence else None
     with clock.stage("package"):
-        page = render(module, lowered, program, target, times.records, diagnostics)
+        page = render(module, lowered, program, target, times.records, diagnostics, quality)
         extra = {
             **history.files(module),
-            "lock.json": _lock(module, target, options, passes, recorded),
+            "lock.json": _lock(module, target, options, passes, recorded, evidence),
             "report.html": page.encode(),
         }
         written = write_artifact(program, out, emit=options.emit, extra=extra, cache=options.cache)
-    return Compiled(written.path, written.manifest, module, lowered, diagnostics, clock.seconds)
+    return Compiled(
+        written.path, written.manifest, module, lowered, diagnostics, clock.seconds, quality
+    )
 
 
 def lower_module(
@@ -129,11 +139,40 @@ def lower_module(
     """What the passes of a compilation make of a module: fused, each node one kernel."""
     from optc.backends.tvm.builder import kernel_builder
 
-    context = _context(kernel_builder(target), options)
+    evidence = _evidence(module, options, _Clock(None))
+    context = _context(kernel_builder(target), options, evidence)
     return run_passes(module, passes_of(options), context, observers)
 
 
-def _context(builder: KernelBuilder | CudaKernelBuilder, options: Options) -> PassContext:
+def _evidence(module: Module, options: Options, clock: _Clock) -> Evidence | None:
+    """The user's data, read once and checked; None without any."""
+    if options.data is None:
+        return None
+    from optc.quality.evidence import Evidence
+
+    with clock.stage("data"):
+        return Evidence(module, options.data, options.cache)
+
+
+def _measure(
+    evidence: Evidence, lowered: Module, program: Program, options: Options, clock: _Clock
+) -> Measured:
+    """Judge the artifact before it is written: its own report says how good it is."""
+    from optc.backends.aot.package import write_artifact
+
+    def progress(done: int, total: int) -> None:
+        clock.tick("quality", done, total)
+
+    with clock.stage("quality"), tempfile.TemporaryDirectory(prefix="optc-") as folder:
+        if Emit.SHARED not in options.emit:
+            return evidence.measure_module(lowered, "no shared library was made", progress)
+        trial = write_artifact(program, Path(folder, "trial"), cache=options.cache)
+        return evidence.measure_artifact(trial.path, lowered, progress)
+
+
+def _context(
+    builder: KernelBuilder | CudaKernelBuilder, options: Options, evidence: Evidence | None
+) -> PassContext:
     from optc.backends.reference.fold import evaluate_constants
     from optc.backends.tvm.lower.table import LOWER as LOWERED
 
@@ -144,6 +183,8 @@ def _context(builder: KernelBuilder | CudaKernelBuilder, options: Options) -> Pa
         accepts=builder.refusal,
         supports=lambda op: type(op) in LOWERED,
         evaluate=evaluate_constants,
+        calibration=evidence.calibration if evidence is not None else None,
+        judge=evidence.judge if evidence is not None else None,
     )
 
 
@@ -228,6 +269,7 @@ def _lock(
     options: Options,
     passes: Sequence[Pass],
     recorded: Recorded | None,
+    evidence: Evidence | None,
 ) -> bytes:
     """What it takes to make the same bytes again."""
     tools = ("optc", "torch", "apache-tvm", "apache-tvm-ffi", "ziglang", "numpy")
@@ -244,4 +286,6 @@ def _lock(
     }
     if recorded is not None:
         record["tuned"] = {"digest": recorded.digest, "knobs": recorded.chosen}
+    if evidence is not None:
+        record["data"] = evidence.data.record()
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()

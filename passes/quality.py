@@ -14,10 +14,11 @@ from optc.ir.module import Module
 
 
 class Part(Enum):
-    """The two parts of the user's data, which never share a sample."""
+    """The two parts of the user's data, which never share a sample; or all of it."""
 
     CALIBRATION = "calibration"  # what passes may look at as often as they like
     HELD_OUT = "held-out"  # what the verdict is given on
+    ALL = "all"  # both, for a model that has learnt nothing from either
 
 
 class Better(Enum):

@@ -18,6 +18,7 @@ COMMANDS = {
     ),
     "run": ("optc.cli.run:run_command", "Run an artifact on inputs from a .npz file."),
     "bench": ("optc.cli.bench:bench_command", "Time an artifact, as a whole and kernel by kernel."),
+    "eval": ("optc.cli.eval:eval_command", "Measure how good a model or an artifact is on data."),
     "inspect": (
         "optc.cli.inspect:inspect_command",
         "Show what a model, a graph or an artifact holds.",

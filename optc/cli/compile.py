@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from optc.cli import tuning
+from optc.cli.data import budget_option, data_options
 from optc.cli.failures import show
 from optc.cli.options import (
     cache_folder,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from optc.autotune.events import Budget
     from optc.driver import Compiled, Options
     from optc.passes.base import Observer
+    from optc.quality.evidence import DataRequest
     from optc.report.summary import Latency
 
 KINDS = ("so", "a", "obj", "c")
@@ -77,6 +79,8 @@ RUNS, SECONDS = 50, 2.0  # of the closing table's latency: whichever is reached 
     metavar="FILE",
     help="Use the records of FILE; with --tune, add to them.",
 )
+@budget_option()
+@data_options
 @capture_options
 @click.option(
     "--dump-passes",
@@ -109,6 +113,7 @@ def compile_command(
     threads: int | None,
     effort: Budget | None,
     records: Path | None,
+    request: DataRequest | None,
     shape: str,
     unsafe_load: bool,
     example: Path | None,
@@ -127,7 +132,7 @@ def compile_command(
     kinds = _kinds(emit)
     check_writable(output)
     options = _options(kinds, pipeline, exact)  # read now: a typing error must not cost a capture
-    options, wishes = _tuning(options, machine, effort, records)
+    options, wishes = _tuning(replace(options, data=request), machine, effort, records)
     if kinds[0] in KINDS:
         _check_ahead(output, machine)
     with Progress() as progress:
@@ -157,6 +162,7 @@ def compile_command(
             times.show()
         _show_findings(compiled, remarks)
         _show_closing(compiled, _latency(compiled, machine, bench and "so" in kinds))
+        _show_verdict(compiled)
 
 
 def _kinds(emit: str) -> tuple[str, ...]:
@@ -337,7 +343,17 @@ def _show_closing(compiled: Compiled, latency: Latency) -> None:
 
     before, after = inspect_module(compiled.source), inspect_module(compiled.module)
     table = plain_table("", "model", "artifact")
-    for row in closing_rows(before, after, compiled.manifest, compiled.seconds, latency):
+    facts = (compiled.manifest, compiled.seconds, latency, compiled.quality)
+    for row in closing_rows(before, after, *facts):
         table.add_row(row.label, row.before, row.after)
     console().print(table)
     console().print(f"wrote {compiled.path}")
+
+
+def _show_verdict(compiled: Compiled) -> None:
+    """Raise E0747 where the accuracy budget does not hold; the artifact is there, and says so."""
+    finding = compiled.quality.finding if compiled.quality is not None else None
+    if finding is not None and finding.severity is Severity.ERROR:
+        raise OptcError(finding)
+    if finding is not None:
+        show(finding)

@@ -190,7 +190,12 @@ class PartOfData:
     def samples(self) -> int:
         """How many there are."""
         facts = self._data.facts
-        return facts.calibration if self._part is Part.CALIBRATION else facts.held_out
+        counts = {
+            Part.CALIBRATION: facts.calibration,
+            Part.HELD_OUT: facts.held_out,
+            Part.ALL: facts.samples,
+        }
+        return counts[self._part]
 
     @property
     def calls(self) -> int:

@@ -27,6 +27,8 @@ class Split:
 
     def mask(self, start: int, count: int, part: Part) -> NDArray[np.bool_]:
         """Which of the samples `start` to `start + count` are in the part."""
+        if part is Part.ALL:
+            return np.ones(count, np.bool_)
         first, last = start // STRATUM, -(-(start + count) // STRATUM)
         strata = [self._stratum(index) for index in range(first, last)]
         chosen = np.concatenate([np.zeros(0, np.bool_), *strata])

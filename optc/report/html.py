@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import jinja2
 
@@ -19,7 +20,11 @@ from optc.ir.module import Module
 from optc.ir.targets.target import Target
 from optc.observers import PassRecord
 from optc.report.numbers import bytes_text, count_text
+from optc.report.quality import quality_rows
 from optc.report.summary import size_rows
+
+if TYPE_CHECKING:
+    from optc.quality.evidence import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ def render(
     target: Target,
     passes: Sequence[PassRecord],
     diagnostics: Sequence[Diagnostic],
+    quality: Measured | None = None,
 ) -> str:
     """The page, ending in a newline; equal inputs give equal text."""
     before, after = inspect_module(source), inspect_module(module)
@@ -73,6 +79,8 @@ def render(
         kernels=_kernels(program),
         memory=_memory(memory),
         remarks=_remarks(diagnostics),
+        quality=quality,
+        quality_rows=list(quality_rows(quality)) if quality is not None else [],
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optc.bench import Percentiles
 from optc.inspect import ModuleFacts
 from optc.report.numbers import bytes_text, count_text, seconds_text
+
+if TYPE_CHECKING:
+    from optc.quality.evidence import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,11 @@ def closing_rows(
     manifest: Mapping[str, Any],
     seconds: Mapping[str, float],
     latency: Latency,
+    quality: Measured | None = None,
 ) -> Iterator[Row]:
     """The whole table: sizes, then what was measured in this run."""
+    from optc.report.quality import quality_rows
+
     keys = ("arena_bytes", "weights_bytes", "state_bytes")
     yield from size_rows(before, after, {key: int(manifest[key]) for key in keys})
     yield Row(
@@ -62,6 +68,8 @@ def closing_rows(
     stages = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
     yield Row("compile time", "", f"{seconds_text(sum(seconds.values()))} ({stages})")
     yield Row("latency", "", _latency(latency))
+    if quality is not None:
+        yield from quality_rows(quality)
 
 
 def _latency(latency: Latency) -> str:

@@ -1,0 +1,198 @@
+"""`optc eval`: how good a model or an artifact is on data, and what it loses to another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from optc.cli.data import data_options
+from optc.cli.options import (
+    cache_folder,
+    capture_options,
+    is_artifact,
+    read_module,
+    threads_option,
+)
+from optc.cli.progress import Progress
+from optc.cli.terminal import console, plain_table
+from optc.ir.diagnostics import error
+
+if TYPE_CHECKING:
+    from optc.arrays import Tensor
+    from optc.data.dataset import Dataset
+    from optc.passes.quality import Difference, Part, Quality
+    from optc.quality.evidence import DataRequest
+    from optc.quality.metrics import Metric
+    from optc.quality.runners import Runner
+
+PARTS = ("all", "held-out", "calibration")
+
+
+class Subject:
+    """Something that can be run: its ports, and the digest of the data it has learnt from."""
+
+    def __init__(
+        self, run: Runner, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], learnt: str
+    ) -> None:
+        self.run, self.inputs, self.outputs, self.learnt = run, inputs, outputs, learnt
+
+
+@click.command("eval")
+@click.argument("model", type=click.Path(path_type=Path))
+@data_options
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="OTHER",
+    help="The original, a model or an artifact: show what MODEL loses to it, sample by sample.",
+)
+@click.option(
+    "--part",
+    type=click.Choice(PARTS),
+    help="Which samples; without it the held-out ones for an artifact that was compiled with this "
+    "data, else all.",
+)
+@threads_option()
+@capture_options
+def eval_command(
+    model: Path,
+    request: DataRequest | None,
+    against: Path | None,
+    part: str | None,
+    threads: int,
+    shape: str,
+    unsafe_load: bool,
+    example: Path | None,
+) -> None:
+    """Measure MODEL on data: a .pt2, a graph in text form (both in PyTorch), or an artifact."""
+    if request is None:
+        raise error("E0703", "give the data", help=f"optc eval {model} --data test.npz")
+    capture = (shape, unsafe_load, example)
+    with Progress() as progress:
+        progress("reading", 0, 0)
+        with _subject(model, threads, *capture) as subject:
+            progress("data", 0, 0)
+            data, metric = _data(subject, request, against)
+            chosen = _part(part, data, subject)
+            found: Quality | Difference
+            if against is None:
+                found = _quality(subject, data, metric, chosen, progress)
+            else:
+                with _subject(against, threads, *capture) as other:
+                    found = _difference(subject, other, data, metric, chosen, progress)
+    _show(found, metric, data, chosen)
+
+
+@contextmanager
+def _subject(
+    path: Path, threads: int, shape: str, unsafe_load: bool, example: Path | None
+) -> Iterator[Subject]:
+    from optc.quality.runners import artifact_runner, ports_of, reference
+    from optc.runtime import load
+
+    if not is_artifact(path):
+        module = read_module(path, shape, unsafe_load, example)
+        ports = ports_of(module.inputs), ports_of(module.outputs)
+        yield Subject(reference(module), *ports, "")
+        return
+    with load(path, threads=threads, cache=cache_folder() / "artifacts") as artifact:
+        run = artifact_runner(artifact)
+        yield Subject(run, artifact.inputs, artifact.outputs, _learnt(artifact.path))
+
+
+def _learnt(folder: Path) -> str:
+    """The digest of the data that an artifact was compiled with; empty where there was none."""
+    try:
+        lock: dict[str, Any] = json.loads((folder / "lock.json").read_text())
+        return str(lock.get("data", {}).get("digest", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _data(subject: Subject, request: DataRequest, against: Path | None) -> tuple[Dataset, Metric]:
+    from optc.data.dataset import open_dataset
+    from optc.data.split import Split
+    from optc.passes.quality import Part
+    from optc.quality.choose import choose_metric
+    from optc.quality.metrics import Against
+
+    data = open_dataset(
+        request.data,
+        subject.inputs,
+        labels=request.labels,
+        split=Split(request.seed),
+        limit=request.limit,
+    )
+    labels = next(iter(data.part(Part.ALL))).labels if data.facts.labelled else None
+    metric = choose_metric(request.metric, subject.outputs, data.batch, labels)
+    if metric.against is Against.ORIGINAL and against is None:
+        raise error(
+            "E0749",
+            f"{metric.name} without labels compares with an original",
+            help="--labels labels.npy, or --against model.pt2",
+        )
+    return data, metric
+
+
+def _part(text: str | None, data: Dataset, subject: Subject) -> Part:
+    from optc.passes.quality import Part
+
+    if text is not None:
+        return Part(text)
+    return Part.HELD_OUT if subject.learnt == data.facts.digest else Part.ALL
+
+
+def _quality(
+    subject: Subject, data: Dataset, metric: Metric, part: Part, progress: Progress
+) -> Quality:
+    from optc.quality.judge import evaluate
+
+    return evaluate(
+        subject.run, data.part(part), metric, lambda *state: progress("evaluating", *state)
+    )
+
+
+def _difference(
+    subject: Subject,
+    other: Subject,
+    data: Dataset,
+    metric: Metric,
+    part: Part,
+    progress: Progress,
+) -> Difference:
+    from optc.quality.judge import DataJudge
+
+    if [str(p) for p in subject.inputs] != [str(p) for p in other.inputs]:
+        raise error("E0724", "the two models have different inputs", help="optc inspect both")
+    if metric.output not in [port.name for port in other.outputs]:
+        raise error("E0724", f"the other model has no output {metric.output!r}")
+    judge = DataJudge(other.run, data, metric)
+    return judge.compare_run(subject.run, part, lambda *state: progress("evaluating", *state))
+
+
+def _show(found: Quality | Difference, metric: Metric, data: Dataset, part: Part) -> None:
+    from optc.passes.quality import Difference
+    from optc.report.quality import difference_text, quality_text
+
+    numbers = ("samples",)
+    table = plain_table("", "value", "95 % interval", "samples", "interval by", numbers=numbers)
+    if isinstance(found, Difference):
+        rows = [("original", found.before), ("model", found.after)]
+    else:
+        rows = [("model", found)]
+    for name, quality in rows:
+        facts = str(quality.samples), quality.interval.method
+        table.add_row(f"{quality.metric}, {name}", *quality_text(quality), *facts)
+    if isinstance(found, Difference):
+        facts = str(found.after.samples), found.interval.method
+        table.add_row("lost", *difference_text(found), *facts)
+    console().print(table)
+    which = "all samples" if part.value == "all" else f"the {part.value} part"
+    console().print(
+        f"judged by {metric.against.value} of {metric.output!r}, on {which} of {data.source.name}"
+    )

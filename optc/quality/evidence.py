@@ -1,0 +1,148 @@
+"""What a compilation knows from the user's data: calibration for passes, a judge, the last word.
+
+The last word is on the artifact itself where this machine can run it, else on the compiled module,
+run by the reference; either way on held-out samples that no pass has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optc.data.dataset import Dataset, open_dataset
+from optc.data.split import Split
+from optc.ir.diagnostics import Diagnostic, OptcError, Severity, error
+from optc.ir.module import Module
+from optc.passes.calibration import Calibration
+from optc.passes.quality import Difference, Part, Verdict
+from optc.quality.choose import check_metric, choose_metric
+from optc.quality.judge import DataJudge, Progress
+from optc.quality.metrics import Accuracy, Against, Agreement, MeanSquaredError, Metric, Perplexity
+from optc.quality.runners import artifact_runner, ports_of, reference
+from optc.runtime import load
+
+CLASSIFIED = (Accuracy, Agreement, Perplexity)  # their outputs are scores of classes
+
+
+@dataclass(frozen=True, slots=True)
+class DataRequest:
+    """What a user says about data; see `open_dataset` and `choose_metric` for the texts.
+
+    `budget` is the drop that is allowed: 0.01 is one point of a proportion, or one hundredth of the
+    original's perplexity or mean squared error.
+    """
+
+    data: str
+    labels: str | None = None
+    metric: str | None = None
+    budget: float | None = None
+    limit: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The last word: original against artifact on held-out samples, and who ran the artifact."""
+
+    difference: Difference
+    budget: float | None
+    against: str  # what both were judged by
+    ran: str  # `the artifact`, or why the reference did
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the budget holds; None without one."""
+        return None if self.budget is None else self.difference.verdict(self.budget)
+
+    @property
+    def finding(self) -> Diagnostic | None:
+        """E0747 or W0748 where the budget does not hold or cannot be judged."""
+        if self.budget is None or self.verdict is Verdict.HELD:
+            return None
+        lost = f"{self.difference.after.metric} drops by {self.difference}"
+        allowed = f"--accuracy-drop {100 * self.budget:g}%"
+        if self.verdict is Verdict.BROKEN:
+            return Diagnostic(
+                "E0747", f"{lost}, more than {allowed} allows", help="optc explain E0747"
+            )
+        samples = self.difference.after.samples
+        return Diagnostic(
+            "W0748",
+            f"{lost}: whether {allowed} holds cannot be told from {samples} held-out samples",
+            Severity.WARNING,
+            help="give --data more samples",
+        )
+
+
+class Evidence:
+    """Data opened for a captured module: what passes may ask, and the verdict at the end."""
+
+    def __init__(self, module: Module, request: DataRequest, cache: Path | None = None) -> None:
+        check_metric(request.metric)
+        self.request = request
+        split = Split(request.seed)
+        ports = ports_of(module.inputs)
+        self.data = open_dataset(
+            request.data, ports, labels=request.labels, split=split, limit=request.limit
+        )
+        self.rule = metric_of(module, self.data, request.metric)
+        if request.budget is not None:
+            check_budget(self.rule)
+        self.judge = DataJudge(reference(module), self.data, self.rule, request.budget)
+        self.calibration = self._calibration(cache)
+
+    def _calibration(self, cache: Path | None) -> Calibration:
+        from optc.backends.reference.calibrate import ReferenceCalibration
+        from optc.backends.reference.gradients import Loss, LossKind
+
+        kind = LossKind.SQUARES
+        if isinstance(self.rule, CLASSIFIED):
+            kind = LossKind.CROSS_ENTROPY
+        return ReferenceCalibration(
+            self.data.part(Part.CALIBRATION),
+            Loss(self.rule.output, kind, self.request.seed),
+            cache / "calibration" if cache is not None else None,
+        )
+
+    def measure_artifact(
+        self, path: Path, module: Module, progress: Progress | None = None
+    ) -> Measured:
+        """The last word on the artifact at `path`, made from the compiled `module`."""
+        try:
+            artifact = load(path, verify=False)
+        except OptcError as problem:
+            return self.measure_module(module, problem.diagnostics[0].message, progress)
+        with artifact:
+            run = artifact_runner(artifact)
+            return self._measured(self.judge.compare_run(run, progress=progress), "the artifact")
+
+    def measure_module(
+        self, module: Module, reason: str, progress: Progress | None = None
+    ) -> Measured:
+        """The last word on a compiled module, run by the reference for `reason`."""
+        run = reference(module)
+        found = self.judge.compare_run(run, progress=progress)
+        return self._measured(found, f"the compiled graph in PyTorch: {reason}")
+
+    def _measured(self, difference: Difference, ran: str) -> Measured:
+        against = self.rule.against.value
+        return Measured(difference, self.request.budget, against, ran, self.data.record())
+
+
+def metric_of(module: Module, data: Dataset, text: str | None) -> Metric:
+    """The metric for a module on its data; raises what `choose_metric` raises."""
+    labels = next(iter(data.part(Part.ALL))).labels if data.facts.labelled else None
+    return choose_metric(text, ports_of(module.outputs), data.batch, labels)
+
+
+def check_budget(metric: Metric) -> None:
+    """Raise E0745 for a metric whose drop has no measure."""
+    if isinstance(metric, MeanSquaredError) and metric.against is Against.ORIGINAL:
+        raise error(
+            "E0745",
+            "the distance from the original's outputs is a share of nothing: no budget for it",
+            help="--metric cosine",
+        )
