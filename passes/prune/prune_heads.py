@@ -34,7 +34,11 @@ class PruneHeads(Pass):
         if self.align is not None and self.align < 1:
             raise ValueError(f"align is a positive number of features, not {self.align}")
 
+    @property
+    def request(self) -> Request:
+        """The options as `selection` takes them."""
+        return Request(True, self.ratio, self.criterion, self.align, self.seed)
+
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The module with fewer heads; remarks say what went, and why the rest stays."""
-        request = Request(True, self.ratio, self.criterion, self.align, self.seed)
-        return prune(module, ctx, request)
+        return prune(module, ctx, self.request)

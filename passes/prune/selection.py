@@ -41,14 +41,14 @@ class Request:
 
 def prune(module: Module, ctx: PassContext, request: Request) -> Module:
     """The module with the least important components of each family removed, and remarks why."""
-    return module.with_graphs(tuple(_prune(graph, ctx, request) for graph in module.graphs))
+    return module.with_graphs(
+        tuple(remove(select(graph, ctx, request)) for graph in module.graphs)
+    )
 
 
-def _prune(graph: Graph, ctx: PassContext, request: Request) -> Graph:
-    layers = layers_of(graph)
-    if not layers:
-        return graph
-    found = couplings(graph)
+def select(graph: Graph, ctx: PassContext, request: Request) -> Kept:
+    """What is kept of a graph; remarks say what goes and why the rest stays."""
+    found, layers = couplings(graph), layers_of(graph)
     heads = head_places(graph)
     scores = SCORES[request.criterion](found, request.seed)
     removed = np.zeros(len(found.pin_of), dtype=bool)
@@ -61,6 +61,9 @@ def _prune(graph: Graph, ctx: PassContext, request: Request) -> Graph:
             continue
         count = len(family.components)
         step = granule(found, family, request, ctx.target)
+        if count == 1:
+            _stays(ctx, family, layer, request, "they are coupled to one another")
+            continue
         gone = removable(count, request.ratio, step)
         if not gone:
             _stays(ctx, family, layer, request, f"fewer would be no multiple of {step}")
@@ -69,7 +72,7 @@ def _prune(graph: Graph, ctx: PassContext, request: Request) -> Graph:
         removed[family.components[order[:gone]]] = True
         text = f"{gone} of {count} {request.unit} of {layer.op.name} removed"
         ctx.remark("N0310", text, layer.loc)
-    return remove(Kept(found, removed))
+    return Kept(found, removed)
 
 
 def granule(found: Couplings, family: Family, request: Request, target: Target) -> int:
@@ -136,5 +139,6 @@ def _words(pin: Pin, layer: Node) -> str:
 
 
 def _stays(ctx: PassContext, family: Family, layer: Node, request: Request, reason: str) -> None:
-    text = f"{len(family.components)} {request.unit} of {layer.op.name} stay: {reason}"
+    width = len(family.components)
+    text = f"{width} {request.unit if width > 1 else 'group'} of {layer.op.name} stay: {reason}"
     ctx.remark("N0311", text, layer.loc)
