@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -21,10 +22,10 @@ def in_noise(bases: Sequence[float], noise: Sequence[float]) -> list[list[float]
 
 @given(BASES, st.lists(st.floats(1.2, 50.0), max_size=10), st.integers(0, 5), st.randoms())
 def test_noise_in_half_of_the_rounds_leaves_no_trace(
-    bases: list[float], loud: list[float], more: int, random: object
+    bases: list[float], loud: list[float], more: int, random: Random
 ) -> None:
     noise = [1.0] * (len(loud) + 1 + more) + loud
-    random.shuffle(noise)  # type: ignore[attr-defined]
+    random.shuffle(noise)
     assert seconds_of(in_noise(bases, noise)) == bases
 
 
@@ -42,9 +43,9 @@ def test_one_hiccup_in_a_quiet_round_is_outvoted() -> None:
 
 
 @given(TIMES, st.randoms())
-def test_the_order_of_candidates_does_not_matter(times: list[list[float]], random: object) -> None:
+def test_the_order_of_candidates_does_not_matter(times: list[list[float]], random: Random) -> None:
     order = list(range(len(times)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     found = seconds_of(times)
     assert seconds_of([times[i] for i in order]) == [found[i] for i in order]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from random import Random
 
 import numpy as np
 import pytest
@@ -74,10 +75,10 @@ def result(values: np.ndarray, dtype: DType = DType.F32) -> tuple[list[Port], by
 
 
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=20), st.randoms())
-def test_floats_agree_within_a_share_of_their_range(values: list[float], random: object) -> None:
+def test_floats_agree_within_a_share_of_their_range(values: list[float], random: Random) -> None:
     array = np.array(values, np.float32)
     span = max(np.ptp(array), np.abs(array).max(), 1e-3)
-    place = random.randrange(array.size)  # type: ignore[attr-defined]
+    place = random.randrange(array.size)
     for share, agree in ((0.1, True), (10.0, False)):
         other = array.copy()
         other[place] += np.float32(share * TOLERANCE[DType.F32] * span)
