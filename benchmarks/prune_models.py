@@ -101,8 +101,9 @@ def pruned(
     remarks = tuple(f"{found.code} {found.message} -- {found.loc}" for found in ctx.diagnostics)
     if after is module:
         return Row(module, after, remarks, 0.0, seconds)
-    keep = {graph.name: select(graph, context(), step.request).mask for graph in module.graphs}
-    wanted = run_masked(module, inputs, keep)
+    kept = [select(graph, context(), step.request) for graph in module.graphs]
+    separated = module.with_graphs(tuple(item.found.graph for item in kept))
+    wanted = run_masked(separated, inputs, {item.found.graph.name: item.mask for item in kept})
     with torch.no_grad():
         found = run(after, inputs).outputs
     return Row(module, after, remarks, _error(found, wanted), seconds)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optc.ir.diagnostics import NOWHERE
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node
 from optc.ir.module import Module
@@ -17,6 +16,7 @@ from optc.ir.targets.target import Arch, Target
 from optc.passes.base import PassContext
 from optc.passes.prune.coupling import Couplings, Family, Place, couplings
 from optc.passes.prune.importance import SCORES, Criterion
+from optc.passes.prune.separation import separated
 from optc.passes.prune.surgery import Kept, remove
 from optc.passes.prune.ties import Pin
 
@@ -41,13 +41,18 @@ class Request:
 
 def prune(module: Module, ctx: PassContext, request: Request) -> Module:
     """The module with the least important components of each family removed, and remarks why."""
-    return module.with_graphs(
-        tuple(remove(select(graph, ctx, request)) for graph in module.graphs)
-    )
+    return module.with_graphs(tuple(_pruned(graph, ctx, request) for graph in module.graphs))
+
+
+def _pruned(graph: Graph, ctx: PassContext, request: Request) -> Graph:
+    kept = select(graph, ctx, request)
+    result = remove(kept)
+    return graph if result is kept.found.graph else result
 
 
 def select(graph: Graph, ctx: PassContext, request: Request) -> Kept:
-    """What is kept of a graph; remarks say what goes and why the rest stays."""
+    """What is kept of a graph whose constants are `separated`; remarks say what goes and why."""
+    graph = separated(graph)
     found, layers = couplings(graph), layers_of(graph)
     heads = head_places(graph)
     scores = SCORES[request.criterion](found, request.seed)
@@ -66,7 +71,7 @@ def select(graph: Graph, ctx: PassContext, request: Request) -> Kept:
             continue
         gone = removable(count, request.ratio, step)
         if not gone:
-            _stays(ctx, family, layer, request, f"fewer would be no multiple of {step}")
+            _stays(ctx, family, layer, request, _too_few(count, request, step))
             continue
         order = np.argsort(scores[family.components], kind="stable")
         removed[family.components[order[:gone]]] = True
@@ -133,9 +138,15 @@ def head_places(graph: Graph) -> set[Place]:
     }
 
 
+def _too_few(count: int, request: Request, step: int) -> str:
+    share = math.floor(count * request.ratio + 1e-9)
+    return f"{share} fewer would be no multiple of {step}" if share else "the ratio asks for none"
+
+
 def _words(pin: Pin, layer: Node) -> str:
     """The reason of a pin, and its place where that is another than the layer's."""
-    return pin.reason + (f", at {pin.loc}" if pin.loc not in (NOWHERE, layer.loc) else "")
+    here = (pin.loc.file, pin.loc.line) == (layer.loc.file, layer.loc.line)
+    return pin.reason if here or not pin.loc else f"{pin.reason}, at {pin.loc}"
 
 
 def _stays(ctx: PassContext, family: Family, layer: Node, request: Request, reason: str) -> None:
