@@ -7,7 +7,7 @@ output with a random direction, whose mean square is the diagonal of the Gauss-N
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -42,17 +42,20 @@ class Loss:
     seed: int = 0
 
     def of(self, output: Tensor, batch: Batch, call: int) -> Tensor:
-        """A scalar, the mean over the batch; `call` seeds what is drawn."""
+        """A scalar, the mean over the batch; `call` seeds what is drawn.
+
+        Labels that do not fit the kind are as good as none: they belong to a metric of the user's.
+        """
         output = output.double() if output.dtype is torch.float64 else output.float()
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + call)
         labels = None if batch.labels is None else torch.from_numpy(np.array(batch.labels))
         if self.kind is LossKind.CROSS_ENTROPY:
             flat = output.reshape(-1, output.shape[-1])
-            if labels is None:
+            if labels is None or labels.numel() != len(flat) or labels.is_floating_point():
                 labels = torch.multinomial(flat.detach().softmax(1), 1, generator=draw)
             return functional.cross_entropy(flat, labels.reshape(-1).long(), ignore_index=-100)
-        if labels is not None:
-            return functional.mse_loss(output, labels.to(output.dtype).reshape(output.shape))
+        if labels is not None and labels.shape == output.shape:
+            return functional.mse_loss(output, labels.to(output.dtype))
         direction = torch.randn(output.shape, generator=draw, dtype=output.dtype)
         return (output * direction).sum() / (batch.size or 1)
 
@@ -66,10 +69,10 @@ def scores(
     sums = {v: torch.zeros(leaf.shape) for v, leaf in leaves.items()}
     calls = 0
     for batch in batches:
-        output = _call(module, batch.inputs, leaves)[loss.output]
-        gradients = torch.autograd.grad(
-            loss.of(output, batch, calls), list(leaves.values()), allow_unused=True
-        )
+        error = loss.of(_call(module, batch.inputs, leaves)[loss.output], batch, calls)
+        gradients: Sequence[Tensor | None] = [None] * len(leaves)
+        if error.requires_grad:  # else nothing it depends on is asked for
+            gradients = torch.autograd.grad(error, list(leaves.values()), allow_unused=True)
         for (value, leaf), gradient in zip(leaves.items(), gradients, strict=True):
             if gradient is not None:
                 product = (gradient.float() * leaf.detach().float()).abs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -63,16 +64,16 @@ class Spread:
     def _add_counts(self, x: Tensor) -> None:
         if not len(x):
             return
-        size = max(float(x.abs().max()), _LEAST)
-        exponent = int(np.ceil(np.log2(size)))
-        exponent += 2.0**exponent < size  # log2 may round down
+        exponent = math.frexp(max(float(x.abs().max()), _LEAST))[1]  # 2**exponent is beyond all
         if self._exponent is None:
             self._exponent = exponent
         elif exponent > self._exponent:
             self._widen(exponent - self._exponent)
             self._exponent = exponent
-        reach = 2.0**self._exponent
-        self._counts += torch.histc(x.double(), BINS, -reach, reach)
+        # Each side by itself: tiny numbers would lose their sign in `x + reach`.
+        x, reach = x.double(), 2.0**self._exponent
+        self._counts[_HALF:] += torch.histc(x[x >= 0], _HALF, 0.0, reach)
+        self._counts[:_HALF] += torch.histc(-x[x < 0], _HALF, 0.0, reach).flip(0)
 
     def _widen(self, doublings: int) -> None:
         """Merge neighbouring bins, each side of zero by itself."""
