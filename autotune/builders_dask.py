@@ -21,7 +21,7 @@ ATTEMPTS = 3  # of a kernel whose worker was lost
 class DaskBuilders:
     """The workers of the scheduler at `address` (`tcp://host:8786`).
 
-    Raises E0740 when Dask is not installed or nobody answers within `patience` seconds.
+    Raises E0735 when Dask is not installed or nobody answers within `patience` seconds.
     """
 
     def __init__(self, address: str, patience: float = 10.0) -> None:
@@ -29,12 +29,12 @@ class DaskBuilders:
             from distributed import Client
         except ImportError as problem:
             raise error(
-                "E0740", "Dask is not installed", help="pip install 'optc[workers]'"
+                "E0735", "Dask is not installed", help="pip install 'optc[workers]'"
             ) from problem
         try:
             self._client: Any = Client(address, timeout=patience, set_as_default=False)
         except (OSError, TimeoutError) as problem:
-            raise error("E0740", f"no Dask scheduler answers at {address}") from problem
+            raise error("E0735", f"no Dask scheduler answers at {address}") from problem
         self._executor: Any = self._client.get_executor(pure=False, retries=ATTEMPTS - 1)
 
     def submit(self, job: Job, target: Target, knobs: Knobs) -> Future[Kernel]:

@@ -24,11 +24,11 @@ def open_measurer(
     """The measurer for `device`: empty for this machine, `tracker:HOST:PORT/KEY`, `run:COMMAND`.
 
     `workers` is a number of processes, or the address of a Dask scheduler (`tcp://host:8786`).
-    Raises E0740 and E0741 when nobody answers, E0742 for words that say nothing.
+    Raises E0735 and E0736 when nobody answers, E0737 for words that say nothing.
     """
     kind, _, rest = device.partition(":")
     if kind not in ("", "tracker", "run") or (kind and not rest.strip()):
-        raise error("E0742", f"{device!r} is no device: {FORMS}")
+        raise error("E0737", f"{device!r} is no device: {FORMS}")
     tracker = parse_tracker(rest) if kind == "tracker" else None
     builders = open_builders(workers)
     try:
@@ -43,13 +43,13 @@ def open_measurer(
 
 
 def parse_tracker(text: str) -> Tracker:
-    """`HOST:PORT/KEY`; raises E0742."""
+    """`HOST:PORT/KEY`; raises E0737."""
     from optc.autotune.remote import Tracker  # loads TVM's client
 
     address, _, key = text.partition("/")
     host, _, port = address.rpartition(":")
     if not host or not key or not port.isdecimal():
-        raise error("E0742", f"{text!r} is no device of a tracker: {FORMS}")
+        raise error("E0737", f"{text!r} is no device of a tracker: {FORMS}")
     return Tracker(host, int(port), key)
 
 
@@ -58,5 +58,5 @@ def open_builders(workers: str) -> Builders:
     if workers == "" or (workers.isdecimal() and int(workers) > 0):
         return LocalBuilders(int(workers) if workers else None)
     if "://" not in workers:
-        raise error("E0742", f"{workers!r} is neither a number of workers nor tcp://HOST:PORT")
+        raise error("E0737", f"{workers!r} is neither a number of workers nor tcp://HOST:PORT")
     return DaskBuilders(workers)

@@ -47,7 +47,7 @@ class TrackerRunner:
     """Runs each trial in a session of its own, on the next device that is free.
 
     `triple` is the server's, for the library it loads. A session that breaks is tried again with
-    another, ATTEMPTS times in all; then, and when no device is known, E0741 is raised.
+    another, ATTEMPTS times in all; then, and when no device is known, E0736 is raised.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TrackerRunner:
                 if time.monotonic() - start >= limit * 0.95:
                     return Exit(None, b"", patience=limit)
                 if attempt == ATTEMPTS:
-                    raise error("E0741", f"{self.tracker} is lost: {problem}") from problem
+                    raise error("E0736", f"{self.tracker} is lost: {problem}") from problem
         raise AssertionError("every attempt returns or raises")
 
     def close(self) -> None:
@@ -90,13 +90,13 @@ class TrackerRunner:
         try:  # TVM's own attempts take a minute
             socket.create_connection((where.host, where.port), self._patience).close()
         except OSError as problem:
-            raise error("E0741", f"no tracker answers at {where.host}:{where.port}") from problem
+            raise error("E0736", f"no tracker answers at {where.host}:{where.port}") from problem
         self._session = rpc.connect_tracker(where.host, where.port)
         end = time.monotonic() + self._patience
         while not self._device_is_known():
             if time.monotonic() > end:
                 self.close()
-                raise error("E0741", f"the tracker knows no device called {where.key!r}")
+                raise error("E0736", f"the tracker knows no device called {where.key!r}")
             time.sleep(0.2)
 
     def _device_is_known(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from optc.ir.constant import Constant
 from optc.ir.graph import Graph
+from optc.ir.ops import Op
 from optc.ir.targets.target import Target
 from optc.passes.base import PassContext
 
@@ -21,9 +22,16 @@ def pass_context(target: Target, *, exact: bool = False, seed: int = 0) -> PassC
             refusals.append(kernel_builder(target).refusal)
         return refusals[0](body, constants)
 
+    def supports(op: Op) -> bool:
+        from optc.backends.tvm.lower.table import LOWER
+
+        return type(op) in LOWER
+
     def evaluate(graph: Graph, inputs: Sequence[Constant]) -> Sequence[Constant]:
         from optc.backends.reference.fold import evaluate_constants
 
         return evaluate_constants(graph, inputs)
 
-    return PassContext(target, exact=exact, seed=seed, accepts=accepts, evaluate=evaluate)
+    return PassContext(
+        target, exact=exact, seed=seed, accepts=accepts, supports=supports, evaluate=evaluate
+    )

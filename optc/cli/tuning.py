@@ -141,7 +141,7 @@ def run_session(module: Module, target: Target, wishes: Wishes, measurer: Measur
 
 
 def measurer_of(target: Target, wishes: Wishes) -> Measurer:
-    """The machine that candidates are tried on; raises E0733, and E0740 to E0742."""
+    """The machine that candidates are tried on; raises E0733, and E0735 to E0737."""
     from optc.autotune.device import open_measurer
     from optc.ir.targets.detect import host
 

@@ -162,5 +162,5 @@ def test_a_cluster_that_does_not_answer_is_named() -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "host:8786"])
 def test_workers_that_are_misspelt(text: str) -> None:
-    with pytest.raises(OptcError, match="E0742"):
+    with pytest.raises(OptcError, match="E0737"):
         open_builders(text)

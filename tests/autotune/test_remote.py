@@ -144,5 +144,5 @@ def test_words_for_devices() -> None:
 
 @pytest.mark.parametrize("text", ["usb", "tracker:", "tracker:host/k", "tracker:h:p/k", "run:"])
 def test_devices_that_are_misspelt(text: str) -> None:
-    with pytest.raises(OptcError, match="E0742"):
+    with pytest.raises(OptcError, match="E0737"):
         open_measurer(host(), text)

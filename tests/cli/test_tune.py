@@ -228,8 +228,8 @@ def test_compile_refuses_what_tune_refuses(
     ("flags", "code"),
     [
         (["--target", "cortex-a76"], "E0733"),
-        (["--device", "trakcer:host:9190/key"], "E0742"),
-        (["--workers", "many"], "E0742"),
+        (["--device", "trakcer:host:9190/key"], "E0737"),
+        (["--workers", "many"], "E0737"),
     ],
 )
 def test_a_place_that_cannot_measure_is_found_out_before_the_model_is_read(
