@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,12 @@ class Dataset:
         return found
 
     def record(self) -> dict[str, Any]:
-        """What the lock file says about the data."""
-        return {"source": self.source.name, **asdict(self.facts), "split": asdict(self.split)}
+        """What the lock file says about the data; of a path its last part."""
+        return {
+            "source": Path(self.source.name).name,
+            **asdict(self.facts),
+            "split": asdict(self.split),
+        }
 
     def blocks(self) -> Iterator[Block]:
         """Checked blocks of consecutive samples up to the limit; labels under `ROWS`."""
@@ -269,8 +274,6 @@ def open_dataset(
     `labels` is a `.npy` file, `file.npz:name`, or the name of an array in the data; without it, an
     array called `labels` is taken where it is no input. Raises E0740 to E0746.
     """
-    from pathlib import Path
-
     path = Path(data)
     is_function = ":" in data and not path.exists()
     source: Source = Function(data) if is_function else Files(path)
