@@ -69,12 +69,15 @@ def parameters(module: Module) -> int:
 def macs(module: Module) -> int:
     """Multiplications of all products, convolutions and attentions."""
     nodes = [n for graph in module.graphs for n in graph.nodes if isinstance(n.op, CONTRACTION)]
-    return sum(
-        FLOPS[type(n.op)](
-            n.op, tuple(v.type for v in n.inputs), tuple(v.type for v in n.outputs)
+    return (
+        sum(
+            FLOPS[type(n.op)](
+                n.op, tuple(v.type for v in n.inputs), tuple(v.type for v in n.outputs)
+            )
+            for n in nodes
         )
-        for n in nodes
-    ) // 2
+        // 2
+    )
 
 
 def raised(name: str) -> tuple[Module, Mapping[str, torch.Tensor]]:

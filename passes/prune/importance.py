@@ -1,7 +1,7 @@
 """How much a component matters: the number that decides what is removed first.
 
-A criterion gives one score per component of a graph. Scores are compared within a family only.
-Criteria that need data join the table once calibration can answer for their gradients.
+A criterion gives one score per component of a graph, from its weights, from what the context holds
+(data, once a criterion needs gradients), and a seed. Scores are compared within a family only.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optc.ir.constant import Constant, to_floats
+from optc.passes.base import PassContext
 from optc.passes.prune.coupling import Couplings
 from optc.passes.prune.solution import FREE
 
 Scores = NDArray[np.float64]
-Score = Callable[[Couplings, int], Scores]
+Score = Callable[[Couplings, PassContext, int], Scores]
 
 
 class Criterion(Enum):
@@ -34,7 +35,7 @@ def _norm(power: int) -> Score:
     Without the normalisation the largest weight of a residual stream would decide for all.
     """
 
-    def score(found: Couplings, seed: int) -> Scores:
+    def score(found: Couplings, _ctx: PassContext, _seed: int) -> Scores:
         count = len(found.pin_of)
         matrices, vectors = np.zeros(count), np.zeros(count)
         for value, item in found.graph.constants.items():
@@ -59,7 +60,7 @@ def _slices(item: Constant, axis: int, power: int) -> Scores:
     return scaled
 
 
-def _random(found: Couplings, seed: int) -> Scores:
+def _random(found: Couplings, _ctx: PassContext, seed: int) -> Scores:
     return np.random.default_rng(seed).random(len(found.pin_of))
 
 

@@ -33,7 +33,9 @@ def separated(graph: Graph) -> Graph:
             if own is not value:
                 constants[own] = graph.constants[value]
             inputs.append(own)
-        nodes.append(node if shared.isdisjoint(node.inputs) else replace(node, inputs=tuple(inputs)))
+        nodes.append(
+            node if shared.isdisjoint(node.inputs) else replace(node, inputs=tuple(inputs))
+        )
     return replace(graph, nodes=tuple(nodes), constants=constants)
 
 
