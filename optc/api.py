@@ -18,6 +18,7 @@ from optc.ir.targets.target import Target
 from optc.passes.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from optc.data.dataset import Given
     from optc.driver import Compiled
 
 # `model` and its inputs are the user's objects: torch is not imported to say so.
@@ -62,6 +63,10 @@ def compile(
     emit: Sequence[str] = ("so",),
     cache: str | PathLike[str] | None = None,
     records: str | PathLike[str] | None = None,
+    data: Given | None = None,
+    labels: str | None = None,
+    metric: str | None = None,
+    accuracy_drop: float | None = None,
 ) -> Compiled:
     """Compile a captured module, or what `capture` takes without inputs, for a target.
 
@@ -69,15 +74,24 @@ def compile(
     lives as long as the process. `passes` is a pipeline such as `canonicalize,fuse{max_nodes=8}`.
     `cache` keeps compiled runtimes between calls (default: `~/.cache/optc`, as on the command
     line). `records` is a file that `optc tune` made; kernels take the fastest settings in it.
+
+    `data` are samples: a file as on the command line, arrays by input name, or a function that
+    returns batches. `labels` names an array in them, or a file; `metric` is as on the command line.
+    Passes may learn from three tenths of the samples; on the others the result's `quality` says
+    what the artifact loses, and whether `accuracy_drop` (0.01 for 1 %) holds.
     """
     from optc.backends.aot.build import Emit
     from optc.driver import Options, compile_module
+    from optc.quality.evidence import DataRequest
 
     module = model if isinstance(model, Module) else capture(model)
     machine = find_target(target) if isinstance(target, str) else target
     kept = Path(cache) if cache else default_cache()
     known = Path(records) if records else None
-    options = Options(Pipeline.parse(passes), exact, tuple(map(Emit, emit)), kept, records=known)
+    asked = None if data is None else DataRequest(data, labels, metric, accuracy_drop)
+    options = Options(
+        Pipeline.parse(passes), exact, tuple(map(Emit, emit)), kept, records=known, data=asked
+    )
     return compile_module(module, machine, Path(out) if out else _temporary(), options)
 
 

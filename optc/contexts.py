@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from optc.ir.constant import Constant
 from optc.ir.graph import Graph
@@ -10,9 +11,17 @@ from optc.ir.ops import Op
 from optc.ir.targets.target import Target
 from optc.passes.base import PassContext
 
+if TYPE_CHECKING:
+    from optc.quality.evidence import Evidence
 
-def pass_context(target: Target, *, exact: bool = False, seed: int = 0) -> PassContext:
-    """A context whose kernel builder and evaluator are loaded when a pass first asks them."""
+
+def pass_context(
+    target: Target, *, exact: bool = False, seed: int = 0, evidence: Evidence | None = None
+) -> PassContext:
+    """A context whose kernel builder and evaluator are loaded when a pass first asks them.
+
+    `evidence` is the user's data, where there is any.
+    """
     refusals: list[Callable[[Graph, frozenset[int]], str | None]] = []
 
     def accepts(body: Graph, constants: frozenset[int]) -> str | None:
@@ -33,5 +42,12 @@ def pass_context(target: Target, *, exact: bool = False, seed: int = 0) -> PassC
         return evaluate_constants(graph, inputs)
 
     return PassContext(
-        target, exact=exact, seed=seed, accepts=accepts, supports=supports, evaluate=evaluate
+        target,
+        exact=exact,
+        seed=seed,
+        accepts=accepts,
+        supports=supports,
+        evaluate=evaluate,
+        calibration=evidence.calibration if evidence is not None else None,
+        judge=evidence.judge if evidence is not None else None,
     )

@@ -287,5 +287,5 @@ def _lock(
     if recorded is not None:
         record["tuned"] = {"digest": recorded.digest, "knobs": recorded.chosen}
     if evidence is not None:
-        record["data"] = evidence.data.record()
+        record["data"] = evidence.record()
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()

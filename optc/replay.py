@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -26,9 +26,12 @@ from optc.ir.module import Module, module_of
 from optc.ir.ops import Reshape
 from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.target import Target
-from optc.passes.base import Pass, run_passes
+from optc.passes.base import Effect, Pass, run_passes
 from optc.passes.pipeline import Pipeline
 from optc.runtime import load
+
+if TYPE_CHECKING:
+    from optc.quality.evidence import Evidence
 
 CHUNK = 32  # kernels that are built and run together
 
@@ -66,10 +69,41 @@ def target_of(lock: Mapping[str, Any]) -> Target:
     return target
 
 
-def stages(module: Module, lock: Mapping[str, Any], target: Target) -> list[Stage]:
+def evidence_of(
+    module: Module, lock: Mapping[str, Any], data: str | None, labels: str | None
+) -> Evidence | None:
+    """The data that lossy passes of the artifact learnt from; None where there are none.
+
+    Raises E0728 when it is not given, or when other data is.
+    """
+    from optc.quality.evidence import DataRequest, Evidence
+
+    known = lock.get("data")
+    if known is None or all(step.effect is not Effect.LOSSY for step in passes_of(lock)):
+        return None
+    help = f"--data {known['source']}"
+    if data is None:
+        raise error("E0728", f"the artifact was compiled with {known['source']}", help=help)
+    asked = (known["metric"], known["accuracy_drop"], known["limit"], known["split"]["seed"])
+    found = Evidence(module, DataRequest(data, labels, *asked))
+    if found.data.facts.digest != known["digest"]:
+        raise error(
+            "E0728", f"the artifact was compiled with other samples than those of {data}", help=help
+        )
+    return found
+
+
+def passes_of(lock: Mapping[str, Any]) -> list[Pass]:
+    """The passes that made the artifact, in order."""
+    return [step for text in lock["passes"] for step in Pipeline.parse(text).passes]
+
+
+def stages(
+    module: Module, lock: Mapping[str, Any], target: Target, evidence: Evidence | None = None
+) -> list[Stage]:
     """Run the passes of the lock on a captured module; a stage for each that changed something."""
     found = [Stage("capture", module)]
-    context = pass_context(target, seed=int(lock["seed"]))
+    context = pass_context(target, seed=int(lock["seed"]), evidence=evidence)
 
     class Watch:
         """Keeps what a pass made."""
@@ -82,8 +116,7 @@ def stages(module: Module, lock: Mapping[str, Any], target: Target) -> list[Stag
             if after is not before:
                 found.append(Stage(str(step), after))
 
-    steps = [step for text in lock["passes"] for step in Pipeline.parse(text).passes]
-    run_passes(module, steps, context, (Watch(),))
+    run_passes(module, passes_of(lock), context, (Watch(),))
     return found
 
 

@@ -49,6 +49,12 @@ Arrays = Mapping[str, NDArray[Any]]
     metavar="X",
     help="Multiply the tolerances: 1e-4 of a value's range for f32, 1e-2 for f16, 5e-2 for bf16.",
 )
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="The data that B was compiled with, where there was any: its passes learnt from it.",
+)
+@click.option("--labels", metavar="FILE", help="The labels beside that data.")
 @capture_options
 def diff_command(
     a: Path,
@@ -56,6 +62,8 @@ def diff_command(
     source: Path | None,
     seed: int,
     scale: float,
+    data: str | None,
+    labels: str | None,
     shape: str,
     unsafe_load: bool,
     example: Path | None,
@@ -79,7 +87,7 @@ def diff_command(
         ports = [Tensor(port.name, port.type.shape, port.type.dtype.value) for port in right.inputs]
         inputs = _checked(ports, read_arrays(source)) if source else random_arrays(ports, seed)
         if is_artifact(b):
-            _diff_artifact(right, b, inputs, scale, progress)
+            _diff_artifact(right, b, inputs, scale, progress, (data, labels))
         else:
             _diff_graphs(
                 right, read_module(b, shape, unsafe_load, example), inputs, scale, progress
@@ -109,14 +117,19 @@ def _diff_graphs(
 
 
 def _diff_artifact(
-    right: Module, path: Path, inputs: Arrays, scale: float, progress: Progress
+    right: Module,
+    path: Path,
+    inputs: Arrays,
+    scale: float,
+    progress: Progress,
+    data: tuple[str | None, str | None],
 ) -> None:
     from optc.backends.reference.trace import trace
     from optc.bundle import open_bundle
     from optc.diff import compare_outputs, first_bad, locate
     from optc.inputs import call
     from optc.ir.structural import module_digest
-    from optc.replay import bad_kernel, first_drift, read_lock, stages, target_of
+    from optc.replay import bad_kernel, evidence_of, first_drift, read_lock, stages, target_of
     from optc.runtime import load
 
     folder = open_bundle(path, cache_folder() / "artifacts").folder
@@ -130,7 +143,7 @@ def _diff_artifact(
     lock = read_lock(folder)
     target = target_of(lock)
     progress("replaying passes", 0, 0)
-    history = stages(right, lock, target)
+    history = stages(right, lock, target, evidence_of(right, lock, *data))
     index = first_bad([stage.module for stage in history], wanted, inputs, scale=scale)
     if index is not None:
         before, after = history[max(0, index - 1)], history[index]

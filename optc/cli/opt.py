@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from optc.cli.data import budget_option, data_options
 from optc.cli.failures import show
-from optc.cli.options import pipeline_option, target_option
+from optc.cli.options import cache_folder, pipeline_option, target_option
 from optc.ir.diagnostics import OptcError
+
+if TYPE_CHECKING:
+    from optc.quality.evidence import DataRequest
 
 
 @click.command("opt")
@@ -29,6 +34,8 @@ from optc.ir.diagnostics import OptcError
 )
 @click.option("--time-passes", is_flag=True, help="Show how long every pass took.")
 @click.option("--exact", is_flag=True, help="Skip every pass that may change a bit of the result.")
+@budget_option()
+@data_options
 @click.option(
     "--remarks/--no-remarks", default=True, help="Show why rewrites were not done, on stderr."
 )
@@ -40,6 +47,7 @@ def opt_command(
     print_changed: bool,
     time_passes: bool,
     exact: bool,
+    request: DataRequest | None,
     remarks: bool,
 ) -> None:
     """Run passes on GRAPH, a module or a graph in text form (- for stdin), verifying after each.
@@ -57,13 +65,19 @@ def opt_command(
     from optc.passes.pipeline import Pipeline
 
     steps = Pipeline.parse(pipeline).passes
-    context = pass_context(find_target(target), exact=exact)
+    machine = find_target(target)
     module = parse(sys.stdin.read(), name="<stdin>") if str(graph) == "-" else load(graph)
     findings = verify(module)
     if findings:
         raise OptcError(*findings)
     from optc.cli.compile import Times
 
+    evidence = None
+    if request is not None:
+        from optc.quality.evidence import Evidence
+
+        evidence = Evidence(module, request, cache_folder())
+    context = pass_context(machine, exact=exact, evidence=evidence)
     times = Times()
     observers: list[Observer] = [times.observer]
     if print_changed:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from optc.arrays import Tensor
 from optc.data.function import Function
 from optc.data.labels import Labels
-from optc.data.source import Array, Block, Files, Source
+from optc.data.source import Array, Arrays, Block, Files, Source
 from optc.data.split import Split
 from optc.ir.diagnostics import OptcError, error
 from optc.passes.calibration import Batch
@@ -124,7 +125,7 @@ class Dataset:
         return array
 
     def _known(self, block: Block) -> Sequence[str]:
-        return self.source.names if isinstance(self.source, Files) else tuple(block)
+        return self.source.names or tuple(block)
 
     def _sample_shape(self, port: Tensor) -> tuple[int, ...]:
         return port.shape if self.batch is None else port.shape[1:]
@@ -147,21 +148,28 @@ class Dataset:
                 help="give arrays of shape (samples, *shape of the input), one call each",
             )
 
-    def _scan(self) -> Facts:
-        names = [port.name for port in self.ports]
-        for block in self.source.blocks(names):
-            for port in self.ports:
-                if port.name not in block:
-                    raise missing(port, self.source, self._known(block))
+    def _look(self) -> None:
+        """Find the batch axis in the first block; raises E0741 and E0742."""
+        known = self.source.names
+        block = next(self.source.blocks([port.name for port in self.ports]), None)
+        for port in self.ports:
+            if block is not None and port.name not in block:
+                raise missing(port, self.source, self._known(block))
+            if known is not None and port.name not in known:
+                raise missing(port, self.source, known)
+        if block is not None:
             self._settle_batch(block)
-            break
-        content = hashlib.sha256()
+
+    def _scan(self) -> Facts:
+        self._look()
+        contents: dict[str, Any] = {}
         samples = calibration = 0
         labelled: set[bool] = set()
         for block in self.blocks():
             count = len(next(iter(block.values())))
             for name, array in block.items():
-                content.update(f"{name} {array.dtype} {array.shape}".encode())
+                head = f"{name} {array.dtype} {array.shape[1:]} ".encode()
+                content = contents.setdefault(name, hashlib.sha256(head))
                 content.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
             calibration += int(self.split.mask(samples, count, Part.CALIBRATION).sum())
             samples += count
@@ -171,7 +179,9 @@ class Dataset:
         if len(labelled) > 1:
             raise error("E0744", f"only some batches of {self.source.name} have labels")
         held_out = samples - calibration
-        return Facts(samples, calibration, held_out, labelled == {True}, content.hexdigest())
+        whole = " ".join(contents[name].hexdigest() for name in sorted(contents))
+        digest = hashlib.sha256(whole.encode()).hexdigest()
+        return Facts(samples, calibration, held_out, labelled == {True}, digest)
 
 
 class PartOfData:
@@ -261,8 +271,11 @@ def missing(port: Tensor, source: Source, known: Sequence[str]) -> OptcError:
     )
 
 
+Given = str | PathLike[str] | Mapping[str, Any] | Callable[[], Iterable[Any]]
+
+
 def open_dataset(
-    data: str,
+    data: Given,
     ports: Sequence[Tensor],
     *,
     labels: str | None = None,
@@ -271,10 +284,18 @@ def open_dataset(
 ) -> Dataset:
     """The data that a user names: a `.npz`, a `.npy`, a folder of `.npy`, or `module:function`.
 
+    In Python also arrays by name, or the function itself.
     `labels` is a `.npy` file, `file.npz:name`, or the name of an array in the data; without it, an
     array called `labels` is taken where it is no input. Raises E0740 to E0746.
     """
-    path = Path(data)
-    is_function = ":" in data and not path.exists()
-    source: Source = Function(data) if is_function else Files(path)
-    return Dataset(source, ports, Labels.named(labels), split, limit)
+    return Dataset(_source(data), ports, Labels.named(labels), split, limit)
+
+
+def _source(data: Given) -> Source:
+    if isinstance(data, Mapping):
+        return Arrays(data)
+    if isinstance(data, str | PathLike):
+        path = Path(data)
+        is_function = isinstance(data, str) and ":" in data and not path.exists()
+        return Function(str(data)) if is_function else Files(path)
+    return Function(data)

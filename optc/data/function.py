@@ -23,11 +23,12 @@ LABELS = "labels"  # what the last part of a tuple is called
 
 
 class Function(Source):
-    """The batches that `module:function` yields."""
+    """The batches that a function yields, given itself or as `module:function`."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
-        self.function = find_function(place)
+    def __init__(self, place: str | Callable[[], Iterable[Any]]) -> None:
+        self.function = find_function(place) if isinstance(place, str) else place
+        own = getattr(place, "__qualname__", type(place).__name__)
+        self.place = place if isinstance(place, str) else own
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ class Labels:
         if not colon and not text.endswith((".npy", ".npz")):
             return Labels(text, asked=True)
         source = Files(Path(file if colon else text))
-        names = source.names
+        names = source.names or ()
         chosen = name if colon else names[0] if len(names) == 1 else LABELS
         if chosen not in names:
             raise _absent(chosen, source.name, names)
@@ -67,7 +67,7 @@ class Reader:
         if self._inside and self._labels.array in block:
             return np.ascontiguousarray(block[self._labels.array][:count])
         if self._labels.asked:
-            known = self._data.names if isinstance(self._data, Files) else tuple(block)
+            known = self._data.names or tuple(block)
             raise _absent(self._labels.array, self._data.name, known)
         return None
 

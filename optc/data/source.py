@@ -28,7 +28,12 @@ BLOCK_SAMPLES = 1024
 
 
 class Source(ABC):
-    """Named arrays whose first axis counts samples."""
+    """Named arrays whose first axis counts samples.
+
+    `names` are those of all its arrays; None where they are known batch by batch only.
+    """
+
+    names: tuple[str, ...] | None = None
 
     @property
     @abstractmethod
@@ -38,6 +43,25 @@ class Source(ABC):
     @abstractmethod
     def blocks(self, inputs: Sequence[str], more: Collection[str] = ()) -> Iterator[Block]:
         """Consecutive samples: the arrays called `inputs`, and those of `more` that are there."""
+
+
+class Arrays(Source):
+    """Arrays in memory, by name; `labels` may be among them."""
+
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        self.names = tuple(self._arrays)
+
+    @property
+    def name(self) -> str:
+        """Says that there is no file."""
+        return "arrays in memory"
+
+    def blocks(self, inputs: Sequence[str], more: Collection[str] = ()) -> Iterator[Block]:
+        """Slices; raises E0742 for unequal lengths."""
+        wanted = [name for name in dict.fromkeys((*inputs, *more)) if name in self._arrays]
+        for start, count in _steps(self.name, {name: self._arrays[name] for name in wanted}):
+            yield {name: self._arrays[name][start : start + count] for name in wanted}
 
 
 @dataclass(frozen=True)
@@ -65,22 +89,12 @@ class Files(Source):
 
     def blocks(self, inputs: Sequence[str], more: Collection[str] = ()) -> Iterator[Block]:
         """Slices of the arrays; raises E0740 for what cannot be read, E0742 for unequal lengths."""
-        wanted = [name for name in dict.fromkeys((*inputs, *more)) if name in self.names]
+        known = self.names or ()
+        wanted = [name for name in dict.fromkeys((*inputs, *more)) if name in known]
         with ExitStack() as stack:
             columns = {name: _readable(self.path, self._opener(name, stack)) for name in wanted}
-            for name, column in columns.items():
-                if not column.shape:
-                    raise error("E0742", f"{name!r} in {self.path} is a single number: no samples")
-            lengths = {name: column.shape[0] for name, column in columns.items()}
-            if len(set(lengths.values())) > 1:
-                text = ", ".join(f"{name} {count}" for name, count in lengths.items())
-                raise error("E0742", f"the arrays of {self.path} differ in samples: {text}")
-            left = next(iter(lengths.values()), 0)
-            size = _block_size(columns.values())
-            while left > 0:
-                count = min(size, left)
+            for _, count in _steps(self.name, columns):
                 yield _readable(self.path, lambda n=count: _take(columns, n))  # type: ignore[misc]
-                left -= count
 
     def _opener(self, name: str, stack: ExitStack) -> Callable[[], _Column]:
         return lambda: _open(self.path, name, stack)
@@ -148,11 +162,26 @@ def _streamed(
     return take
 
 
+def _steps(place: str, columns: Mapping[str, _Column | Array]) -> Iterator[tuple[int, int]]:
+    """Start and length of each block; raises E0742 for arrays that have not equally many rows."""
+    for name, column in columns.items():
+        if not column.shape:
+            raise error("E0742", f"{name!r} in {place} is a single number: no samples")
+    lengths = {name: column.shape[0] for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        text = ", ".join(f"{name} {count}" for name, count in lengths.items())
+        raise error("E0742", f"the arrays of {place} differ in samples: {text}")
+    samples = next(iter(lengths.values()), 0)
+    size = _block_size(columns.values())
+    for start in range(0, samples, size):
+        yield start, min(size, samples - start)
+
+
 def _take(columns: Mapping[str, _Column], count: int) -> Block:
     return {name: column.take(count) for name, column in columns.items()}
 
 
-def _block_size(columns: Collection[_Column]) -> int:
+def _block_size(columns: Collection[_Column | Array]) -> int:
     sizes = [
         int(np.prod(column.shape[1:], dtype=np.int64)) * column.dtype.itemsize for column in columns
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optc.data.dataset import Dataset, open_dataset
+from optc.data.dataset import Dataset, Given, open_dataset
 from optc.data.split import Split
 from optc.ir.diagnostics import Diagnostic, OptcError, Severity, error
 from optc.ir.module import Module
@@ -34,7 +34,7 @@ class DataRequest:
     original's perplexity or mean squared error.
     """
 
-    data: str
+    data: Given
     labels: str | None = None
     metric: str | None = None
     budget: float | None = None
@@ -129,7 +129,13 @@ class Evidence:
 
     def _measured(self, difference: Difference, ran: str) -> Measured:
         against = self.rule.against.value
-        return Measured(difference, self.request.budget, against, ran, self.data.record())
+        return Measured(difference, self.request.budget, against, ran, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What it takes to ask the same again, but for the samples themselves."""
+        request = self.request
+        asked = {"metric": request.metric, "accuracy_drop": request.budget, "limit": request.limit}
+        return {**self.data.record(), **asked}
 
 
 def metric_of(module: Module, data: Dataset, text: str | None) -> Metric:

@@ -89,9 +89,11 @@ class DataJudge:
     ) -> Difference:
         """Whatever `run` runs against the original, sample by sample."""
         batches = self._data.part(part)
-        if part not in self._originals:
-            self._originals[part] = self._remember(batches)
-        original, tally, done = self._originals[part], Tally(self.rule), 0
+        walks = 1 if part in self._originals else 2
+        if walks == 2:
+            self._originals[part] = self._remember(batches, progress)
+        original, tally = self._originals[part], Tally(self.rule)
+        done, total = (walks - 1) * batches.samples, walks * batches.samples
         truths = iter(original.truths)
         for index, batch in enumerate(batches):
             outputs = outputs_of(run, batch)
@@ -101,17 +103,20 @@ class DataJudge:
                 tally.add(self.rule.rows(outputs, _labels(batch)), original.rows[index])
             done += batch.valid
             if progress is not None:
-                progress(done, batches.samples)
+                progress(done, total)
         return tally.difference()
 
-    def _remember(self, batches: Batches) -> Original:
-        found = Original()
+    def _remember(self, batches: Batches, progress: Progress | None) -> Original:
+        found, done = Original(), 0
         for batch in batches:
             outputs = outputs_of(self._run, batch)
             if self.rule.against is Against.ORIGINAL:
                 found.truths.append(self.rule.truth_of(outputs))
             else:
                 found.rows.append(self.rule.rows(outputs, _labels(batch)))
+            done += batch.valid
+            if progress is not None:
+                progress(done, 2 * batches.samples)
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,14 @@ def test_every_sample_is_in_one_part_once(
     assert all(np.array_equal(everything[n], a) for n, a in samples(count).items())
 
 
-def test_the_digest_speaks_of_content_not_of_the_file(tmp_path: Path) -> None:
+def test_the_digest_speaks_of_content_not_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digests = []
-    for write in (stored, packed, separate):
+    for write in (stored, packed, separate, function):
         folder = tmp_path / write.__name__
         folder.mkdir()
+        monkeypatch.syspath_prepend(folder)
         digests.append(open_dataset(write(folder, samples(57)), PORTS).facts.digest)
     assert len(set(digests)) == 1
     changed = samples(57)
@@ -281,3 +285,32 @@ def test_a_part_without_a_sample_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptcError, match="none is left") as caught:
         data.part(empty)
     assert caught.value.diagnostics[0].code == "E0746"
+
+
+def test_arrays_and_functions_in_python(tmp_path: Path) -> None:
+    arrays = samples(57)
+    whole = open_dataset(arrays, PORTS).facts
+    assert whole == open_dataset(stored(tmp_path, arrays), PORTS).facts
+
+    def batches() -> list[dict[str, np.ndarray]]:
+        return [{n: a[i : i + 9] for n, a in arrays.items()} for i in range(0, 57, 9)]
+
+    assert open_dataset(batches, PORTS).facts == whole
+    with pytest.raises(OptcError, match="did you mean x") as caught:
+        open_dataset({"xs": arrays["x"]}, PORTS)
+    assert caught.value.diagnostics[0].code == "E0741"
+
+
+@pytest.mark.parametrize("write", [stored, packed, separate])
+def test_memory_does_not_grow_with_samples(tmp_path: Path, write: Writer) -> None:
+    ports = (Tensor("x", (4, 1000), "f32"),)
+    place = write(tmp_path, {"x": np.zeros((20_000, 1000), np.float32)})  # 80 MB
+    tracemalloc.start()
+    try:
+        data = open_dataset(place, ports)
+        seen = sum(batch.valid for batch in data.part(Part.HELD_OUT))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert seen == data.facts.held_out
+    assert peak < 40e6
