@@ -132,7 +132,8 @@ class Calibration(Protocol):
     ) -> Mapping[Value, Array]:
         """Values of the first `calls` calls, one behind the other: shape (calls, *value.shape).
 
-        Floats come as f32 or f64. The arrays are mapped from disk and may be larger than memory.
+        bf16 comes as f32. The arrays are mapped from disk, may be larger than memory, and are there
+        as long as this object is.
         """
 
     def labels(self, calls: int | None = None) -> Array | None:

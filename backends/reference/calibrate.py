@@ -1,7 +1,8 @@
 """The calibration service: a module's values on the user's data, streamed, answered once.
 
 Answers are kept by the digests of module and data and the question, so a pipeline that runs again,
-or a second pass that asks the same, does not run the model again.
+or a second pass that asks the same, does not run the model again. Features may be large: they are
+kept until the service goes away.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ FORMAT = 1  # of the kept answers
 class ReferenceCalibration:
     """Answers questions of `optc.passes.calibration.Calibration` by running modules with torch.
 
-    `folder` is where answers are kept; without it they live as long as this object.
+    `folder` is where answers are kept; without it they live as long as this object, as features do.
     """
 
     def __init__(self, batches: Batches, loss: Loss, folder: Path | None = None) -> None:
         self._batches, self._loss = batches, loss
-        self._own = tempfile.TemporaryDirectory(prefix="optc-") if folder is None else None
-        self._folder = Path(self._own.name) if self._own is not None else folder or Path()
+        self._own = tempfile.TemporaryDirectory(prefix="optc-")
+        self._folder = folder or Path(self._own.name)
 
     @property
     def digest(self) -> str:
@@ -103,7 +104,8 @@ class ReferenceCalibration:
         count = min(calls or self._batches.calls, self._batches.calls)
         places = _places(module)
         question = {value: f"features {places[value]} {count}" for value in values}
-        paths = {v: key.with_suffix(".npy") for v, key in self._keys(module, question).items()}
+        own = Path(self._own.name)
+        paths = {v: own / f"{key.stem}.npy" for v, key in self._keys(module, question).items()}
         missing = [value for value in values if not paths[value].exists()]
         if missing:
             self._write_features(module, missing, paths, count)
@@ -112,8 +114,7 @@ class ReferenceCalibration:
     def _write_features(
         self, module: Module, values: Collection[Value], paths: Mapping[Value, Path], count: int
     ) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._folder) as aside:
+        with tempfile.TemporaryDirectory(dir=self._own.name) as aside:
             files = {
                 value: np.lib.format.open_memmap(
                     Path(aside, str(index)), "w+", _plain(value), (count, *value.shape)
