@@ -135,6 +135,8 @@ def compile_command(
     options, wishes = _tuning(replace(options, data=request), machine, effort, records)
     if kinds[0] in KINDS:
         _check_ahead(output, machine)
+    elif request is not None:
+        raise error("E0703", f"--data judges artifacts, not {kinds[0]}", help="--emit so")
     with Progress() as progress:
         progress("capture", 0, 0)
         module = read_module(model, shape, unsafe_load, example)

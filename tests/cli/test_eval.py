@@ -224,6 +224,12 @@ def test_a_budget_needs_data(optc: Optc, here: Path) -> None:
     assert "--data calib.npz" in result.err
 
 
+def test_mlir_text_is_not_judged(optc: Optc, here: Path) -> None:
+    result = optc("compile", "good.pt2", "-o", "o", "--emit", "linalg", "--data", "test.npz")
+    assert (result.code, result.diagnostics) == (1, ["E0703"])
+    assert "--emit so" in result.err
+
+
 def test_a_broken_budget_is_an_exit_code_and_the_artifact_is_there(
     optc: Optc, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
