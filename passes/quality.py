@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from math import isnan
 from typing import Protocol
 
 from optc.ir.module import Module
@@ -82,7 +83,12 @@ class Difference:
     interval: Interval
 
     def verdict(self, budget: float) -> Verdict:
-        """HELD when the whole interval is within the budget, BROKEN when all of it is outside."""
+        """HELD when the whole interval is within the budget, BROKEN when all of it is outside.
+
+        A drop that is not a number is BROKEN: the candidate computes none.
+        """
+        if isnan(self.drop) or isnan(self.interval.low + self.interval.high):
+            return Verdict.BROKEN
         if self.interval.high <= budget:
             return Verdict.HELD
         return Verdict.BROKEN if self.interval.low > budget else Verdict.OPEN

@@ -76,10 +76,10 @@ class Accuracy(Metric):
         labels = checked_labels(truth, scores, self)
         counts = labels != IGNORED
         if self.best == 1:
-            right = scores.argmax(-1) == labels
+            right = _best(scores) == labels
         else:
             own = np.take_along_axis(scores, np.where(counts, labels, 0)[..., None], -1)
-            right = (scores > own).sum(-1) < self.best
+            right = ((scores > own).sum(-1) < self.best) & (_best(scores) >= 0)
         return _per_sample(right & counts), _per_sample(counts)
 
 
@@ -104,9 +104,11 @@ class Agreement(Metric):
         return _per_sample(equal), _per_sample(np.ones_like(equal))
 
     def truth_of(self, outputs: Mapping[str, Array]) -> Array:
-        """The places of the highest scores; whole numbers are compared as they are."""
+        """The places of the highest scores, -1 beside nan; whole numbers as they are."""
         found = outputs[self.output]
-        return found.argmax(-1) if found.dtype.kind == "f" else found
+        if found.dtype.kind != "f":
+            return found
+        return _best(found)
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class F1(Metric):
         """x: the class with the highest score, y: the label."""
         scores = _numbers(outputs[self.output])
         labels = checked_labels(truth, scores, self)
-        return scores.argmax(-1).astype(np.float64), labels.astype(np.float64)
+        return _best(scores).astype(np.float64), labels.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,11 @@ def _fitting(truth: Array, found: Array, metric: Metric) -> Array:
 
 def _numbers(array: Array) -> Array:
     return array.astype(np.float64)
+
+
+def _best(scores: Array) -> Array:
+    """Where the highest score is along the last axis; -1 beside nan, which agrees with no label."""
+    return np.where(np.isnan(scores).any(-1), -1, scores.argmax(-1))
 
 
 def _per_sample(array: Array) -> Array:

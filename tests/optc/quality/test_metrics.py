@@ -15,7 +15,7 @@ from sklearn import metrics as theirs
 
 from optc.arrays import Tensor
 from optc.ir.diagnostics import OptcError
-from optc.passes.quality import Better
+from optc.passes.quality import Better, Verdict
 from optc.quality.choose import METRICS, check_metric, choose_metric
 from optc.quality.metrics import Against, Custom, Metric
 from optc.quality.tally import Tally
@@ -130,6 +130,18 @@ def test_the_original_agrees_with_itself(name: str) -> None:
     assert found.drop == 0
     assert found.interval.low == 0
     assert found.before.value == found.after.value == (0 if name == "mse" else 1)
+
+
+@pytest.mark.parametrize("name", [*METRICS])
+def test_a_model_that_computes_nan_is_bad(name: str) -> None:
+    first, _, labels = scores(7, 400)
+    broken = np.where(np.arange(400)[:, None] % 2, first, np.nan).astype(np.float32)
+    rule = metric(name, labelled=name in LABELLED)
+    if rule.against is Against.LABELS:
+        found = judged(rule, labels, broken, first).difference()
+    else:
+        found = judged(rule, rule.truth_of({"y": first}), broken).difference()
+    assert found.verdict(0.05) is Verdict.BROKEN
 
 
 def test_a_function_of_ones_own_and_its_direction() -> None:
