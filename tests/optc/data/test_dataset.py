@@ -134,6 +134,35 @@ def test_the_split_is_by_index_alone(seed: int, share: int, start: int, counts: 
     assert (strata.sum(1) == share).all()
 
 
+@given(
+    st.integers(1, 80), st.integers(1, 9), st.integers(0, 99), st.integers(1, 13), st.integers(1, 9)
+)
+def test_parts_share_no_sample_however_data_comes(
+    count: int, batch: int, seed: int, step: int, share: int
+) -> None:
+    rows = np.arange(count, dtype=np.int64)
+    ports = (Tensor("x", (batch,), "i64"),)
+
+    def batches() -> list[np.ndarray]:
+        return [rows[i : i + step] for i in range(0, count, step)]
+
+    split = Split(seed, share)
+    whole = open_dataset({"x": rows}, ports, split=split)
+    found: dict[Part, list[int]] = {part: [] for part in PARTS}
+    for part in PARTS:
+        if not getattr(whole.facts, part.name.lower()):
+            continue
+        for data in (whole, open_dataset(batches, ports, split=split)):
+            calls = list(data.part(part))
+            own = [int(n) for call in calls for n in call.inputs["x"][: call.valid]]
+            filled = {int(n) for call in calls for n in call.inputs["x"]}
+            assert own == (found[part] or own)
+            assert filled == set(own), "a batch was filled from the other part"
+            assert len(calls) == data.part(part).calls
+            found[part] = own
+    assert sorted(found[Part.CALIBRATION] + found[Part.HELD_OUT]) == list(range(count))
+
+
 def test_another_seed_is_another_split() -> None:
     first, second = (Split(seed).mask(0, 1000, Part.CALIBRATION) for seed in (0, 1))
     assert (first != second).sum() > 100
