@@ -32,6 +32,7 @@ from optc.backends.tvm.templates.tile import (
     broadcasts_lanes,
     drain,
     register_rows,
+    rows_without_conflict,
     tile_cycles,
 )
 from optc.ir.ops import Linear, MatMul
@@ -125,11 +126,12 @@ class GemmPlan:
         found = []
         for vectors in range(1, min(_MOST_VECTORS, -(-self.product.n // lanes)) + 1):
             most = register_rows(target, vectors)
-            # Heights that divide the rows evenly; a lower one may suit the number of threads.
-            tiles = -(-self.product.m // most)
-            for count in (tiles, tiles + 1):
-                rows = -(-self.product.m // count)
-                found.append(GemmKnobs(rows, vectors, self._unroll(vectors, count)))
+            for limit in dict.fromkeys((most, min(most, self._apart))):
+                # Heights that divide the rows evenly; a lower one may suit the number of threads.
+                tiles = -(-self.product.m // limit)
+                for count in (tiles, tiles + 1):
+                    rows = -(-self.product.m // count)
+                    found.append(GemmKnobs(rows, vectors, self._unroll(vectors, count)))
         return sorted(dict.fromkeys(found), key=self.cycles)
 
     def _unroll(self, vectors: int, strips: int) -> int:
@@ -142,6 +144,12 @@ class GemmPlan:
         if self._is_far:
             return min(_MOST_UNROLL, max(_UNROLL, strips * line // (vectors * lanes)))
         return _UNROLL
+
+    @property
+    def _apart(self) -> int:
+        """Rows whose elements do not drive each other out of the first cache."""
+        stride = self.product.k * self.product.dtype.bits // 8
+        return rows_without_conflict(self.task.problem.target, stride)
 
     @property
     def _is_far(self) -> bool:
@@ -173,6 +181,9 @@ class GemmPlan:
         panels = -(-vectors // knobs.vectors)
         rows, width = self.product.m / tiles, vectors / panels
         work = tile_cycles(rows, width, self.product.k) * panels * tiles
+        if knobs.rows > self._apart:
+            # Every element of a row is fetched again, with its cache line, at every step.
+            work += rows * self.product.k * panels * tiles
         share = -(-panels * tiles // target.cores) / (panels * tiles)
         return work * max(share, 1 / target.cores)
 

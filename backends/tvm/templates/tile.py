@@ -6,6 +6,7 @@ of weights, broadcasts `rows` elements of the left side, and does rows * vectors
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,6 +60,10 @@ def broadcasts_lanes(target: Target) -> bool:
     return target.arch in (Arch.AARCH64, Arch.ARMV7) or not target.fma
 
 
+_LINE = 64  # bytes of a cache line
+_SET_SPAN = 4096  # bytes after which addresses fall into the same sets again: a page, on most CPUs
+
+
 def register_rows(target: Target, vectors: int) -> int:
     """The most rows of a tile that leave room for the vectors of weights and rows' elements.
 
@@ -68,6 +73,17 @@ def register_rows(target: Target, vectors: int) -> int:
     if broadcasts_lanes(target):
         return max(1, free // (vectors + 1))
     return max(1, (free - 1) // vectors)
+
+
+def rows_without_conflict(target: Target, stride: int) -> int:
+    """The most rows, `stride` bytes apart, whose elements the first cache holds side by side.
+
+    Addresses that differ by a multiple of a page's size fall into one set of it, which has as many
+    places as the cache has pages; one place is left to the weights that stream by.
+    """
+    sets = _SET_SPAN // math.gcd(stride, _SET_SPAN)
+    places = max(2, target.cache("l1", 32 * 1024) // _SET_SPAN)
+    return min(sets, _SET_SPAN // _LINE) * (places - 1)
 
 
 def tile_cycles(rows: float, vectors: float, steps: int) -> float:
