@@ -15,6 +15,7 @@ from optc.ir.cost import FLOPS, cost
 from optc.ir.dtype import DType
 from optc.ir.graph import Node, Value
 from optc.ir.ops import OPS, Op, Task
+from optc.passes.prune.coupling import COUPLING
 from tests.backends.tvm.bodies import body_of
 from tests.backends.tvm.loaded import Loaded
 from tests.strategies.instances import MAKERS, Instance, instances, sample
@@ -24,6 +25,7 @@ TABLES: Mapping[str, Mapping[type[Op], object]] = {
     "the reference": MEANING,
     "cost": FLOPS,
     "lowering": LOWER,
+    "coupling": COUPLING,
     "test instances": MAKERS,
 }
 # (table, op) -> why it may be missing there.
