@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +202,10 @@ def main() -> None:
         "ratio",
         "products: % of limit",
     ]
-    machine = host()
+    machine, ours = host(), version("optc")
     lines = [
         f"{date.today()}, {machine.description}, {machine.cores} cores, {platform.system()};"
-        f" torch {torch.__version__}, optc {optc.__name__}; batch 1;"
+        f" torch {torch.__version__}, optc {ours}; batch 1;"
         f" best of {ROUNDS} medians, in turns",
         "",
         "| " + " | ".join(heads + targets) + " |",
