@@ -199,6 +199,7 @@ def test_what_it_says_on_the_way_is_what_comes_out(tmp_path: Path) -> None:
     assert outcome.paid in outcome.curve
 
 
+ROOT = Path(__file__).parents[2]
 KILLED = """
 import sys
 from pathlib import Path
@@ -216,7 +217,7 @@ tune((made_up("a"),), Machine(pause=0.01), records, Budget(),
 def test_a_killed_session_loses_at_most_the_batch_under_way(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], env={**os.environ, "PYTHONPATH": os.getcwd()}
+        [sys.executable, "-c", KILLED, str(path)], env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     while process.poll() is None and not (path.exists() and len(Records.open(path)) > 20):
         time.sleep(0.01)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -266,7 +265,7 @@ def test_a_bug_of_ours_is_70_with_a_file_that_reproduces_it(
     kept = Path("out-bug.optc").read_text()
     assert "ZeroDivisionError" in kept
     monkeypatch.undo()
-    os.chdir(graph.parent)
+    monkeypatch.chdir(graph.parent)
     again = optc("opt", "out-bug.optc", "-p", "remove-dead")
     assert again.code == 0
     assert again.out == MLP
