@@ -104,7 +104,7 @@ def pruned(
     remarks = tuple(f"{found.code} {found.message} -- {found.loc}" for found in ctx.diagnostics)
     if after is module:
         return Row(module, after, remarks, 0.0, seconds)
-    kept = [select(graph, context(), step.request) for graph in module.graphs]
+    kept = select(module, context(), step.request)
     separated = module.with_graphs(tuple(item.found.graph for item in kept))
     wanted = run_masked(separated, inputs, {item.found.graph.name: item.mask for item in kept})
     with torch.no_grad():

@@ -127,6 +127,16 @@ class Calibration(Protocol):
         The gradient is that of the loss on labels where there are any, else of one that needs none.
         """
 
+    def joint_importance(
+        self, module: Module, sets: Mapping[tuple[Value, int], NDArray[np.int64]]
+    ) -> NDArray[np.float64]:
+        """The mean over calls of `(sum of g*w)**2` of every set of slices of float constants.
+
+        `sets` gives the number of a set, from 0 on, for each position of an axis of a constant; the
+        answer has an entry per number up to the largest. An element that lies in a set by two of
+        its axes counts by both. Molchanov et al. 2019, section 3.1; the gradient is as above.
+        """
+
     def features(
         self, module: Module, values: Collection[Value], calls: int | None = None
     ) -> Mapping[Value, Array]:

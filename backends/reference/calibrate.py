@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optc.backends.reference.gradients import Loss, scores
+from optc.backends.reference.gradients import Loss, joint_scores, scores
 from optc.backends.reference.spread import Spread
 from optc.backends.reference.trace import trace
 from optc.ir.dtype import DType
@@ -97,6 +97,21 @@ class ReferenceCalibration:
                 self._keep(keys[value], {"scores": found})
         return {value: _load(keys[value])["scores"] for value in constants}
 
+    def joint_importance(
+        self, module: Module, sets: Mapping[tuple[Value, int], NDArray[np.int64]]
+    ) -> NDArray[np.float64]:
+        """One walk over the data, unless the same sets were asked for before."""
+        places = _places(module)
+        content = hashlib.sha256()
+        for (value, axis), numbers in sets.items():
+            content.update(f"{places[value]} {axis} {numbers.tolist()}\n".encode())
+        question = f"joint importance {content.hexdigest()} {self._loss}"
+        key = self._key(module_digest(module), question)
+        if not key.exists():
+            self._keep(key, {"scores": joint_scores(module, self._batches, sets, self._loss)})
+        found: NDArray[np.float64] = _load(key)["scores"]
+        return found
+
     def features(
         self, module: Module, values: Collection[Value], calls: int | None = None
     ) -> Mapping[Value, Array]:
@@ -136,10 +151,10 @@ class ReferenceCalibration:
 
     def _keys(self, module: Module, questions: Mapping[Value, str]) -> Mapping[Value, Path]:
         digest = module_digest(module)
-        return {
-            value: self._folder / f"{_hash(f'{FORMAT} {digest} {self.digest} {question}')}.npz"
-            for value, question in questions.items()
-        }
+        return {value: self._key(digest, question) for value, question in questions.items()}
+
+    def _key(self, module: str, question: str) -> Path:
+        return self._folder / f"{_hash(f'{FORMAT} {module} {self.digest} {question}')}.npz"
 
     def _keep(self, path: Path, arrays: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

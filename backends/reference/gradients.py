@@ -7,7 +7,7 @@ output with a random direction, whose mean square is the diagonal of the Gauss-N
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -64,21 +64,54 @@ def scores(
     module: Module, batches: Batches, constants: Collection[Value], kind: Importance, loss: Loss
 ) -> Mapping[Value, NDArray[np.float32]]:
     """The mean over calls of `kind` for every element of the constants, in their shapes."""
+    sums = {value: torch.zeros(value.shape) for value in constants}
+    calls = 0
+    for products in _products(module, batches, constants, loss):
+        for value, product in products.items():
+            sums[value] += product.abs() if kind is Importance.FIRST else product**2
+        calls += 1
+    return {value: (total / max(calls, 1)).numpy() for value, total in sums.items()}
+
+
+def joint_scores(
+    module: Module,
+    batches: Batches,
+    sets: Mapping[tuple[Value, int], NDArray[np.int64]],
+    loss: Loss,
+) -> NDArray[np.float64]:
+    """The mean over calls of the square of each set's sum of gradient times weight."""
+    count = 1 + max((int(numbers.max()) for numbers in sets.values() if len(numbers)), default=-1)
+    total = torch.zeros(count, dtype=torch.float64)
+    constants = list(dict.fromkeys(value for value, _ in sets))
+    calls = 0
+    for products in _products(module, batches, constants, loss):
+        sums = torch.zeros_like(total)
+        for (value, axis), numbers in sets.items():
+            if value in products and len(numbers):
+                slices = products[value].double().movedim(axis, 0).reshape(len(numbers), -1)
+                sums.index_add_(0, torch.from_numpy(np.ascontiguousarray(numbers)), slices.sum(1))
+        total += sums**2
+        calls += 1
+    found: NDArray[np.float64] = (total / max(calls, 1)).numpy()
+    return found
+
+
+def _products(
+    module: Module, batches: Batches, constants: Collection[Value], loss: Loss
+) -> Iterator[Mapping[Value, Tensor]]:
+    """Call by call, gradient times weight of those constants that the loss depends on."""
     stored = {value: item for graph in module.graphs for value, item in graph.constants.items()}
     leaves = {v: to_tensor(stored[v]).clone().requires_grad_() for v in constants}
-    sums = {v: torch.zeros(leaf.shape) for v, leaf in leaves.items()}
-    calls = 0
-    for batch in batches:
-        error = loss.of(_call(module, batch.inputs, leaves)[loss.output], batch, calls)
+    for call, batch in enumerate(batches):
+        error = loss.of(_call(module, batch.inputs, leaves)[loss.output], batch, call)
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if error.requires_grad:  # else nothing it depends on is asked for
             gradients = torch.autograd.grad(error, list(leaves.values()), allow_unused=True)
-        for (value, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-            if gradient is not None:
-                product = (gradient.float() * leaf.detach().float()).abs()
-                sums[value] += product if kind is Importance.FIRST else product**2
-        calls += 1
-    return {value: (total / max(calls, 1)).numpy() for value, total in sums.items()}
+        yield {
+            value: gradient.float() * leaf.detach().float()
+            for (value, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+            if gradient is not None
+        }
 
 
 def _call(

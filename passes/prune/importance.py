@@ -1,7 +1,7 @@
 """How much a component matters: the number that decides what is removed first.
 
-A criterion gives one score per component of a graph, from its weights, from what the context holds
-(data, once a criterion needs gradients), and a seed. Scores are compared within a family only.
+A criterion gives one score per component of a graph, from its weights, from what the user's data
+says about them, or from a seed. Scores are compared within a family only.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optc.ir.constant import Constant, to_floats
+from optc.ir.module import Module
+from optc.ir.ops import BatchNorm
 from optc.passes.base import PassContext
 from optc.passes.prune.coupling import Couplings
 from optc.passes.prune.solution import FREE
 
 Scores = NDArray[np.float64]
-Score = Callable[[Couplings, PassContext, int], Scores]
+# From a module, the couplings of one of its graphs, the context and a seed.
+Score = Callable[[Module, Couplings, PassContext, int], Scores]
 
 
 class Criterion(Enum):
@@ -26,6 +29,7 @@ class Criterion(Enum):
 
     L1 = "l1"
     L2 = "l2"
+    TAYLOR = "taylor"
     RANDOM = "random"
 
 
@@ -35,7 +39,7 @@ def _norm(power: int) -> Score:
     Without the normalisation the largest weight of a residual stream would decide for all.
     """
 
-    def score(found: Couplings, _ctx: PassContext, _seed: int) -> Scores:
+    def score(_module: Module, found: Couplings, _ctx: PassContext, _seed: int) -> Scores:
         count = len(found.pin_of)
         matrices, vectors = np.zeros(count), np.zeros(count)
         for value, item in found.graph.constants.items():
@@ -60,12 +64,37 @@ def _slices(item: Constant, axis: int, power: int) -> Scores:
     return scaled
 
 
-def _random(found: Couplings, _ctx: PassContext, seed: int) -> Scores:
+def _taylor(module: Module, found: Couplings, ctx: PassContext, _seed: int) -> Scores:
+    """The square of how far the loss moves, to first order, when a component goes.
+
+    Gradient times weight, summed over all that leaves together (Molchanov et al. 2019, section
+    3.1). What a batch norm has measured is no weight and does not count.
+    """
+    calibration = ctx.needed_calibration("criterion=taylor")
+    read = {value for node in found.graph.nodes for value in node.inputs}
+    norms = (node for node in found.graph.nodes if isinstance(node.op, BatchNorm))
+    measured = {value for node in norms for value in node.inputs[1:3]}
+    sets = {
+        (value, axis): held
+        for value, item in found.graph.constants.items()
+        if item.type.dtype.is_float and value in read and value not in measured
+        for axis in range(item.type.rank)
+        if (found.pin_of[held := found.components(value, axis)] == FREE).any()
+    }
+    scores = np.zeros(len(found.pin_of))
+    if sets:
+        joint = calibration.joint_importance(module, sets)
+        scores[: len(joint)] = joint
+    return scores
+
+
+def _random(_module: Module, found: Couplings, _ctx: PassContext, seed: int) -> Scores:
     return np.random.default_rng(seed).random(len(found.pin_of))
 
 
 SCORES: Mapping[Criterion, Score] = {
     Criterion.L1: _norm(1),
     Criterion.L2: _norm(2),
+    Criterion.TAYLOR: _taylor,
     Criterion.RANDOM: _random,
 }

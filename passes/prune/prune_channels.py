@@ -19,7 +19,9 @@ class PruneChannels(Pass):
     """Remove the least important channels, together with everything coupled to them.
 
     `ratio` is the share of each family of coupled channels to remove at most; what stays is a
-    multiple of `align` positions wide (none: the target's vectors). Attention heads are
+    multiple of `align` positions wide (none: the target's vectors). `criterion` says what is
+    important: norms of weights (l1, l2), what the loss on the user's data would lose to first order
+    (taylor; without labels on the model's own answers), or nothing (random). Attention heads are
     `prune-heads`' to remove.
     """
 

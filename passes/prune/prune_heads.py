@@ -18,7 +18,8 @@ from optc.passes.prune.selection import Request, prune
 class PruneHeads(Pass):
     """Remove the least important attention heads, together with their projections.
 
-    `ratio` is the share of each layer's heads to remove at most.
+    `ratio` is the share of each layer's heads to remove at most; `criterion` is as for
+    `prune-channels`.
     """
 
     name = "prune-heads"

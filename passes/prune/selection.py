@@ -41,20 +41,22 @@ class Request:
 
 def prune(module: Module, ctx: PassContext, request: Request) -> Module:
     """The module with the least important components of each family removed, and remarks why."""
-    return module.with_graphs(tuple(_pruned(graph, ctx, request) for graph in module.graphs))
+    graphs = []
+    for graph, kept in zip(module.graphs, select(module, ctx, request), strict=True):
+        result = remove(kept)
+        graphs.append(graph if result is kept.found.graph else result)
+    return module.with_graphs(tuple(graphs))
 
 
-def _pruned(graph: Graph, ctx: PassContext, request: Request) -> Graph:
-    kept = select(graph, ctx, request)
-    result = remove(kept)
-    return graph if result is kept.found.graph else result
+def select(module: Module, ctx: PassContext, request: Request) -> tuple[Kept, ...]:
+    """What is kept of each graph, its constants `separated`; remarks say what goes and why."""
+    apart = module.with_graphs(tuple(separated(graph) for graph in module.graphs))
+    return tuple(_kept(apart, graph, ctx, request) for graph in apart.graphs)
 
 
-def select(graph: Graph, ctx: PassContext, request: Request) -> Kept:
-    """What is kept of a graph whose constants are `separated`; remarks say what goes and why."""
-    graph = separated(graph)
+def _kept(module: Module, graph: Graph, ctx: PassContext, request: Request) -> Kept:
     found, layers, heads = couplings(graph), layers_of(graph), head_places(graph)
-    scores = SCORES[request.criterion](found, ctx, request.seed)
+    scores = SCORES[request.criterion](module, found, ctx, request.seed)
     removed = np.zeros(len(found.pin_of), dtype=bool)
     for family in found.families:
         places = [place for place in family.places if place in layers]

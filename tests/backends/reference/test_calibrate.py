@@ -163,6 +163,33 @@ def test_importance_is_torchs_gradient_times_weight(data: Fixed, kind: Importanc
         assert_allclose(found[w], total, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_joint_importance_squares_the_sum_over_a_set(data: Fixed, labelled: bool) -> None:
+    fixed = data if labelled else Fixed(data.x)
+    # Hidden feature n is row n of W1 and column n of W2; here two features at a time are one set.
+    pairs = np.arange(8) // 2
+    sets = {(W1, 0): pairs, (W2, 1): pairs}
+    found = ReferenceCalibration(fixed, LOSS).joint_importance(MODULE, sets)
+    expected = np.zeros(4)
+    for call, batch in enumerate(fixed):
+        first, second = weights()
+        LOSS.of(forward(batch.inputs["x"], first, second)[2], batch, call).backward()
+        assert first.grad is not None
+        assert second.grad is not None
+        parts = (first.grad * first).sum(1) + (second.grad * second).sum(0)
+        expected += parts.detach().double().numpy().reshape(4, 2).sum(1) ** 2 / fixed.calls
+    assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_sets_that_are_asked_again_are_answered_from_what_was_kept(
+    data: Fixed, tmp_path: Path
+) -> None:
+    first = {(W1, 0): np.arange(8), (W2, 1): np.arange(8)}
+    for sets, walks in ((first, 1), (first, 1), ({**first, (W1, 0): np.arange(8)[::-1]}, 2)):
+        ReferenceCalibration(data, LOSS, tmp_path).joint_importance(MODULE, sets)
+        assert data.walks == walks
+
+
 @pytest.mark.parametrize("kind", list(LossKind))
 def test_scores_without_labels_are_drawn_alike_each_time(data: Fixed, kind: LossKind) -> None:
     bare = Fixed(data.x)
