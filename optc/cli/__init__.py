@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from optc.cli.failures import run_command
+from optc.cli.failures import INTERRUPTED, TERMINATED, leave, run_command
 from optc.cli.group import LazyGroup
 
 COMMANDS = {
@@ -47,5 +47,11 @@ optc = LazyGroup(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0, 1 user's error, 70 our bug, 130 Ctrl-C)."""
-    return run_command(optc, sys.argv[1:] if arguments is None else arguments)
+    """Run the command line; returns the exit code (0, 1 user's error, 70 our bug, 130 Ctrl-C).
+
+    Without arguments they are the process's own, which ends here when it is interrupted.
+    """
+    code = run_command(optc, sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and code in (INTERRUPTED, TERMINATED):
+        leave(code)
+    return code

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -14,10 +14,11 @@ from contextlib import suppress
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
+from typing import NoReturn
 
 import click
 
+from optc.cli.interruption import Terminated, watch
 from optc.ir.diagnostics import Diagnostic, InternalError, OptcError, Severity
 
 USER_ERROR, BUG, INTERRUPTED, TERMINATED = 1, 70, 130, 143
@@ -26,8 +27,7 @@ COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.REMARK: "c
 
 def run_command(command: click.Command, arguments: list[str]) -> int:
     """Run a click command to its exit code; every failure ends in one diagnostic on stderr."""
-    with suppress(ValueError):  # not the main thread: the program around us owns the signals
-        signal.signal(signal.SIGTERM, _terminate)
+    watch()
     if not sys.warnoptions:  # torch warns about itself; `python -W default -m optc.cli` shows that
         warnings.simplefilter("ignore")
     try:
@@ -38,6 +38,8 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("\ninterrupted; nothing was left half-written", err=True)
         return INTERRUPTED
+    except Terminated:
+        return TERMINATED
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return USER_ERROR
@@ -69,8 +71,17 @@ def show(diagnostic: Diagnostic) -> None:
     click.echo(f"{styled}:{rest}", err=True)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)  # unwinds, so that what lies aside is removed
+def leave(code: int) -> NoReturn:
+    """End an interrupted process at once, once what was registered for its end is done.
+
+    Libraries' threads may be in the middle of anything: an orderly end of the interpreter takes
+    their stacks apart, which C++ answers with an abort.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _usage(problem: click.UsageError) -> Diagnostic:

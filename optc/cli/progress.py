@@ -11,6 +11,7 @@ from typing import Self
 from rich.live import Live
 from rich.text import Text
 
+from optc.cli.interruption import check
 from optc.cli.terminal import console
 from optc.report.numbers import seconds_text
 
@@ -45,6 +46,7 @@ class Progress:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take note: `stage` has done `done` of `total` pieces (0 of 0: no pieces)."""
+        check()
         now = time.perf_counter()
         if stage != self.stage:
             if self.stage:
