@@ -16,7 +16,9 @@ from optc.ir.ops import BatchNorm, GroupNorm, LayerNorm, LogSoftmax, Op, RmsNorm
 def _batch_norm(
     op: BatchNorm, x: Tensor, mean: Tensor, variance: Tensor, scale: Tensor, bias: Tensor
 ) -> Tensor:
-    return functional.batch_norm(x, mean, variance, scale, bias, False, 0.0, op.epsilon)
+    # torch's gradient of the scale reads past statistics that repeat one number (stride 0).
+    measured = mean.contiguous(), variance.contiguous()
+    return functional.batch_norm(x, *measured, scale, bias, False, 0.0, op.epsilon)
 
 
 def _layer_norm(

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
+import tvm
+
 from optc.ir.dtype import DType
+
+if TYPE_CHECKING:
+    from tvm.tirx import Buffer
 
 _NAMES = {
     DType.F64: "float64",
@@ -22,3 +30,15 @@ _NAMES = {
 def tvm_dtype(dtype: DType) -> str:
     """TVM's name of `dtype`."""
     return _NAMES[dtype]
+
+
+def width_of(dtype: str) -> int:
+    """Bytes of one element, lanes of a vector included."""
+    found = tvm.DataType(dtype)
+    bits: int = found.bits * found.lanes
+    return -(-bits // 8)
+
+
+def nbytes_of(buffer: Buffer) -> int:
+    """Bytes of a dense buffer."""
+    return math.prod(int(extent) for extent in buffer.shape) * width_of(buffer.dtype)

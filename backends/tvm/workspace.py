@@ -7,7 +7,6 @@ among the activations.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import tvm
@@ -16,9 +15,10 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer, ForKind, PrimFunc, Stmt, Var
 
+from optc.backends.tvm.dtypes import nbytes_of
+
 STACK_BYTES = 24 * 1024
 ALIGNMENT = 64
-_BYTE_BITS = 8
 
 
 @dataclass
@@ -31,7 +31,7 @@ class _Layout:
 
     def place(self, buffer: Buffer) -> Expr:
         """Address of the buffer: each iteration of the open parallel loops has its own."""
-        stride = -(-_nbytes(buffer) // ALIGNMENT) * ALIGNMENT
+        stride = -(-nbytes_of(buffer) // ALIGNMENT) * ALIGNMENT
         offset: Expr = tirx.const(self.bytes, "int64")
         for loop in reversed(self.loops):
             offset = offset + tirx.Cast("int64", loop.loop_var - loop.min) * stride
@@ -80,15 +80,8 @@ def _too_large(body: Stmt) -> set[Buffer]:
     tvm_ffi.structural_walk(body, (tirx.AllocBuffer, lambda item: found.append(item.buffer)))
     moved: set[Buffer] = set()
     total = 0
-    for buffer in sorted(found, key=_nbytes):
-        total += _nbytes(buffer)
+    for buffer in sorted(found, key=nbytes_of):
+        total += nbytes_of(buffer)
         if total > STACK_BYTES:
             moved.add(buffer)
     return moved
-
-
-def _nbytes(buffer: Buffer) -> int:
-    dtype = tvm.DataType(buffer.dtype)
-    bits: int = dtype.bits * dtype.lanes
-    elements = math.prod(int(extent) for extent in buffer.shape)
-    return elements * -(-bits // _BYTE_BITS)

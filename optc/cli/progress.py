@@ -5,44 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
-from rich.live import Live
 from rich.text import Text
 
 from optc.cli.interruption import check
-from optc.cli.terminal import console
+from optc.cli.live import PLAIN_EVERY, LiveText, bar
 from optc.report.numbers import seconds_text
 
-PLAIN_EVERY = 15.0  # seconds between two plain lines of one stage
-BAR = 30  # columns
 
-
-class Progress:
+class Progress(LiveText):
     """Shows which stage runs, how far it is, elapsed time and an estimate of what is left of it."""
 
     def __init__(self) -> None:
-        self.console = console(stderr=True)
-        self.begin = self.stage_begin = self.spoken = time.perf_counter()
         self.stage, self.done, self.total = "", 0, 0
         self.finished: list[str] = []
-        self.live = Live(
-            get_renderable=self._lines, console=self.console, transient=True, refresh_per_second=4
-        )
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.live.stop()
+        super().__init__()
+        self.stage_begin = self.begin
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take note: `stage` has done `done` of `total` pieces (0 of 0: no pieces)."""
@@ -77,14 +55,12 @@ class Progress:
         left = (now - self.stage_begin) * (self.total - self.done) / self.done
         return f"{text}, about {seconds_text(left)} left of this stage"
 
-    def _lines(self) -> Text:
+    def lines(self) -> Text:
+        """The stage, its bar, the times."""
         now = time.perf_counter()
-        filled = BAR * self.done // self.total if self.total else 0
-        bar = (
-            f" {'━' * filled}{'╌' * (BAR - filled)} {self.done}/{self.total}" if self.total else ""
-        )
+        shown = f" {bar(self.done, self.total)} {self.done}/{self.total}" if self.total else ""
         done = " · ".join(self.finished)
         return Text(
-            f"{self.stage}{bar}\n{self._times(now)}{f' · {done}' if done else ''}",
+            f"{self.stage}{shown}\n{self._times(now)}{f' · {done}' if done else ''}",
             overflow="ellipsis",
         )

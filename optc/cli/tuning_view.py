@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Self
 
-from rich.live import Live
 from rich.text import Text
 
 from optc.autotune.events import Budget, Event, Guessed, Outcome, Planned, Row, Tried, Trying
+from optc.cli.live import PLAIN_EVERY, LiveText, bar
 from optc.cli.terminal import console, plain_table
 from optc.report.numbers import seconds_text
 
-PLAIN_EVERY = 15.0  # seconds between two plain lines that bring nothing better
-BAR = 30  # columns
 
-
-class View:
+class View(LiveText):
     """Shows elapsed time, an estimate of what is left, the task, its best, and the gain so far."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.console = console(stderr=True)
-        self.begin = self.spoken = time.perf_counter()
         self.head, self.task = "preparing", ""
         self.first = self.now = 0.0  # seconds of a run
         self.known = self.trials = self.space = 0
+        super().__init__()
         self.searching = self.begin
-        self.live = Live(
-            get_renderable=self._lines, console=self.console, transient=True, refresh_per_second=4
-        )
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.live.stop()
 
     def __call__(self, event: Event) -> None:
         """Take note of what the session says."""
@@ -110,14 +88,12 @@ class View:
             ends.append(max(0.0, self.budget.seconds - (now - self.begin)))
         return min(ends, default=None)
 
-    def _lines(self) -> Text:
+    def lines(self) -> Text:
+        """The trials, the task, the gain and the times."""
         most = min(self.space, self.budget.trials or self.space)
-        bar = ""
-        if most:
-            filled = min(BAR, BAR * self.trials // most)
-            bar = f"  {'━' * filled}{'╌' * (BAR - filled)} {self._count()}"
+        shown = f"  {bar(self.trials, most)} {self._count()}" if most else ""
         run = f"run {self._gain()}  ·  " if self.first else ""
-        lines = f"{self.head}{bar}\n{self.task}\n{run}{self._times()}"
+        lines = f"{self.head}{shown}\n{self.task}\n{run}{self._times()}"
         return Text(lines, overflow="ellipsis", no_wrap=True)
 
 

@@ -8,11 +8,9 @@ thread's work.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import tvm
 import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Expr, TensorLoad
@@ -20,6 +18,7 @@ from tvm.tirx import Buffer, ForKind, Stmt
 
 from optc.backends.tvm.cuda.grid import Grid, barrier, ceil_div, point_of
 from optc.backends.tvm.cuda.task import Task
+from optc.backends.tvm.dtypes import nbytes_of
 from optc.backends.tvm.templates.legal import legal
 from optc.backends.tvm.templates.loops import INDEPENDENT
 
@@ -149,7 +148,7 @@ def _iteration(task: Task, loop: tirx.For, iteration: Expr, extent: int) -> Stmt
 
     def scratch(item: tirx.AllocBuffer) -> None:
         buffer, shape = item.buffer, [int(dim) for dim in item.buffer.shape]
-        if math.prod(shape) * -(-tvm.DataType(buffer.dtype).bits // 8) > _STACK:
+        if nbytes_of(buffer) > _STACK:
             memory = task.memory(buffer.name, [extent, *shape], buffer.dtype)
             homes[buffer] = Home(memory, (iteration,))
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import tvm
 from tvm import te
-from tvm.tirx import Buffer
 
 from optc.backends.kernel import Job, PackLike
 from optc.backends.program import Launch
@@ -18,6 +15,7 @@ from optc.backends.tvm.cuda.rows import emit_rows
 from optc.backends.tvm.cuda.schemes import elementwise, fold
 from optc.backends.tvm.cuda.source import write_source
 from optc.backends.tvm.cuda.task import Step, Task
+from optc.backends.tvm.dtypes import nbytes_of
 from optc.backends.tvm.naming import symbol_of
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.graph import Graph
@@ -84,7 +82,7 @@ def build(job: Job, target: Target) -> CudaKernel:
         for kernel in task.kernels
     )
     source = write_source(task.kernels, target)
-    return CudaKernel(symbol, source, launches, tuple(map(_nbytes, task.scratch)))
+    return CudaKernel(symbol, source, launches, tuple(map(nbytes_of, task.scratch)))
 
 
 @dataclass
@@ -116,8 +114,3 @@ class CudaKernelBuilder:
 def _anchor_alone(body: Graph) -> Graph:
     (anchor,) = (node for node in body.nodes if ROLE[type(node.op)] is Role.ANCHOR)
     return outline(body, (anchor,), set(anchor.outputs)).body
-
-
-def _nbytes(buffer: Buffer) -> int:
-    bits: int = tvm.DataType(buffer.dtype).bits
-    return math.prod(int(extent) for extent in buffer.shape) * -(-bits // 8)

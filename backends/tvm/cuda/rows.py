@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import tvm
 import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Expr
@@ -17,6 +16,7 @@ from tvm.tirx import Buffer
 from optc.backends.tvm.cuda.grid import WARP, Grid, ceil_div
 from optc.backends.tvm.cuda.schemes import accumulators, across, guarded, join, strided
 from optc.backends.tvm.cuda.task import Step, Task
+from optc.backends.tvm.dtypes import width_of
 from optc.backends.tvm.templates.elements import key_of
 from optc.backends.tvm.templates.nest import nested, unravel
 from optc.backends.tvm.templates.rows import common_axes, reason_against
@@ -67,8 +67,7 @@ class _Rows:
     def kept(self) -> int:
         """Bytes that stages keep of a row."""
         return sum(
-            math.prod(_extents(op.axis[self.rank :]))
-            * -(-tvm.DataType(op.output(n).dtype).bits // 8)
+            math.prod(_extents(op.axis[self.rank :])) * width_of(op.output(n).dtype)
             for op in self.task.stages
             for n in range(op.num_outputs)
         )

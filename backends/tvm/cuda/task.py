@@ -177,10 +177,16 @@ class Step:
         """Index of the fold's result that the element at `point` takes."""
         if self.hosted is None:
             return list(point)
+        places = {axis.var: at for axis, at in zip(self.stage.axis, point, strict=True)}
+        return [Elements({}).expression(index, places) for index in self._hosted_index]
+
+    @cached_property
+    def _hosted_index(self) -> list[Expr]:
+        """Where the stage reads the fold that it hosts, over its own axes."""
+        assert self.hosted is not None
         found = index_of(self.stage, self.hosted.output(0), self.task.stages)
         assert found is not None
-        places = {axis.var: at for axis, at in zip(self.stage.axis, point, strict=True)}
-        return [Elements({}).expression(index, places) for index in found]
+        return found
 
     def terms(self, code: Code | None, point: Point, inner: Point) -> list[Expr]:
         """What is folded at `inner` for the element at `point`."""

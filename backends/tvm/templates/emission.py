@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tvm
 from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.te.tensor import Operation
 from tvm.tirx import Buffer, PrimFunc
 
+from optc.backends.tvm.dtypes import width_of
 from optc.backends.tvm.templates.elements import (
     Elements,
     Key,
@@ -111,7 +111,7 @@ class StageEmission:
             self.code.store(target, [*lead, *index], point(self.code, index))
 
         space = space_of([int(extent) for extent in tensor.shape[len(prefix) :]], point)
-        width = max(_bytes(tensor.dtype), space.width)
+        width = max(width_of(tensor.dtype), space.width)
         for_each_point(self.code, space, machine, width, write)
 
     def finish(self, symbol: str) -> PrimFunc:
@@ -129,8 +129,3 @@ class StageEmission:
         for name, buffer in places:
             self.code.add(tirx.DeclBuffer(name, data=buffer.data))
         self.code.add(legal(op.body))
-
-
-def _bytes(dtype: str) -> int:
-    bits: int = tvm.DataType(dtype).bits
-    return -(-bits // 8)

@@ -1,0 +1,39 @@
+"""What the passes that remove a share of a module have in common: their options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from optc.ir.module import Module
+from optc.passes.base import Effect, Pass, PassContext
+from optc.passes.prune.importance import Criterion
+from optc.passes.prune.selection import Request, prune
+
+
+@dataclass(frozen=True)
+class PruneShare(Pass):
+    """Remove at most `ratio` of each family; `heads` says which families."""
+
+    effect = Effect.LOSSY
+    heads: ClassVar[bool]
+    ratio: float = 0.3
+    criterion: Criterion = Criterion.L1
+    align: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio is a share between 0 and 1, not {self.ratio}")
+        if self.align is not None and self.align < 1:
+            unit = "features" if self.heads else "channels"
+            raise ValueError(f"align is a positive number of {unit}, not {self.align}")
+
+    @property
+    def request(self) -> Request:
+        """The options as `selection` takes them."""
+        return Request(self.heads, self.ratio, self.criterion, self.align, self.seed)
+
+    def run(self, module: Module, ctx: PassContext) -> Module:
+        """The narrower module; remarks say what went, and why the rest stays."""
+        return prune(module, ctx, self.request)
