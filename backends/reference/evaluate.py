@@ -12,6 +12,7 @@ from optc.backends.reference import (
     meaning_elementwise,
     meaning_movement,
     meaning_normalization,
+    meaning_quantization,
     meaning_reduction,
     meaning_sequence,
     meaning_window,
@@ -44,6 +45,7 @@ MEANING: Mapping[type[Op], Meaning] = {
     **meaning_contraction.MEANING,
     **meaning_normalization.MEANING,
     **meaning_window.MEANING,
+    **meaning_quantization.MEANING,
     **meaning_sequence.MEANING,
     Task: _task,
 }

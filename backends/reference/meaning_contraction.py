@@ -78,10 +78,40 @@ def _above_diagonal(scores: Tensor) -> Tensor:
     return ones.triu(1)
 
 
+_BYTES = (torch.int8, torch.uint8)
+_MOST = 255 * 128  # of a product of bytes
+
+
+def _exact(meaning: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same function, sums of products of bytes exact: no sum of integers in f64 is rounded.
+
+    One input channel per group is summed in f32 where that is exact too: f64 has no fast way.
+    """
+
+    def run(op: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if x.dtype not in _BYTES or weight.dtype not in _BYTES:
+            return meaning(op, x, weight, *([] if bias is None else [bias]))
+        thin = isinstance(op, Conv) and weight.shape[1] == 1
+        thin = thin and weight[:1].numel() * _MOST < 1 << 24
+        kind = torch.float32 if thin else torch.float64
+        total = meaning(op, x.to(kind), weight.to(kind)).long()
+        if bias is not None:
+            last = isinstance(op, Linear) or op.channels_last
+            shape = (-1,) if last else (-1, *[1] * (total.dim() - 2))
+            total = total + bias.long().reshape(shape)
+        return total.to(torch.int32)
+
+    return run
+
+
+def _linear(_: Linear, *inputs: Tensor) -> Tensor:
+    return torch.nn.functional.linear(*inputs)
+
+
 MEANING: Mapping[type[Op], Meaning] = {
-    MatMul: widened(_matmul),
-    Linear: widened(lambda op, *inputs: torch.nn.functional.linear(*inputs)),
-    Conv: widened(channels_first(_conv)),
-    ConvTranspose: widened(channels_first(_conv_transpose)),
+    MatMul: widened(_exact(_matmul)),
+    Linear: widened(_exact(_linear)),
+    Conv: widened(_exact(channels_first(_conv))),
+    ConvTranspose: widened(_exact(channels_first(_conv_transpose))),
     Attention: widened(_attention),
 }

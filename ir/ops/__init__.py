@@ -33,6 +33,7 @@ from optc.ir.ops.normalization import (
     Softmax,
 )
 from optc.ir.ops.pooling import AdaptiveAvgPool, AvgPool, MaxPool, MaxPoolIndices
+from optc.ir.ops.quantization import Dequantize, Quantize, Requantize
 from optc.ir.ops.recurrent import Gru, Lstm
 from optc.ir.ops.reduction import (
     ArgMax,
@@ -79,21 +80,23 @@ POOLING: tuple[type[Op], ...] = (MaxPool, MaxPoolIndices, AvgPool, AdaptiveAvgPo
 NORMALIZATION: tuple[type[Op], ...] = (
     BatchNorm, LayerNorm, RmsNorm, GroupNorm, Softmax, LogSoftmax,
 )  # fmt: skip
+QUANTIZATION: tuple[type[Op], ...] = (Quantize, Dequantize, Requantize)
 OTHER: tuple[type[Op], ...] = (Resize, GridSample, Lstm, Gru, EmbeddingBag)
 
 OPS: tuple[type[Op], ...] = (
-    *ELEMENTWISE, *MOVEMENT, *REDUCTION, *CONTRACTION, *POOLING, *NORMALIZATION, *OTHER, Task,
+    *ELEMENTWISE, *MOVEMENT, *REDUCTION, *CONTRACTION, *POOLING, *NORMALIZATION,
+    *QUANTIZATION, *OTHER, Task,
 )  # fmt: skip
 OP_OF: Mapping[str, type[Op]] = MappingProxyType({op_name(cls): cls for cls in OPS})
 
 __all__ = [
     "BINARY", "CONTRACTION", "ELEMENTWISE", "MOVEMENT", "NORMALIZATION", "OPS", "OP_OF", "OTHER",
-    "POOLING", "REDUCTION", "UNARY", "AdaptiveAvgPool", "ArgMax", "ArgMin", "Attention", "AvgPool",
-    "BagMode", "BatchNorm", "Border", "Concat", "Conv", "ConvTranspose", "CumProd", "CumSum",
-    "EmbeddingBag", "Expand", "Flip", "GatherElements", "GatherNd", "GridSample", "GroupNorm",
-    "Gru", "Interpolation", "LayerNorm", "Linear", "LogSoftmax", "Lstm", "MatMul", "MaxPool",
-    "MaxPoolIndices", "Op", "OpError", "Pad", "PadMode", "ReduceAll", "ReduceAny", "ReduceMax",
-    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reduction", "Reshape", "Resize",
-    "RmsNorm", "ScatterElements", "ScatterNd", "Slice", "Softmax", "Sort", "Take", "Task", "TopK",
-    "Transpose", "ew", "op_name",
+    "POOLING", "QUANTIZATION", "REDUCTION", "UNARY", "AdaptiveAvgPool", "ArgMax", "ArgMin",
+    "Attention", "AvgPool", "BagMode", "BatchNorm", "Border", "Concat", "Conv", "ConvTranspose",
+    "CumProd", "CumSum", "Dequantize", "EmbeddingBag", "Expand", "Flip", "GatherElements",
+    "GatherNd", "GridSample", "GroupNorm", "Gru", "Interpolation", "LayerNorm", "Linear",
+    "LogSoftmax", "Lstm", "MatMul", "MaxPool", "MaxPoolIndices", "Op", "OpError", "Pad", "PadMode",
+    "Quantize", "ReduceAll", "ReduceAny", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "Reduction", "Requantize", "Reshape", "Resize", "RmsNorm", "ScatterElements",
+    "ScatterNd", "Slice", "Softmax", "Sort", "Take", "Task", "TopK", "Transpose", "ew", "op_name",
 ]  # fmt: skip

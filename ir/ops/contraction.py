@@ -1,4 +1,7 @@
-"""Ops that multiply and sum: matrix products, convolutions, attention. The anchors of fusion."""
+"""Ops that multiply and sum: matrix products, convolutions, attention. The anchors of fusion.
+
+Of 8-bit integers the sums are exact: x u8 or i8, weight i8, bias i32 give i32 (which wraps).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,24 @@ from optc.ir.ops.base import Op, OpError, Types, require, same_dtype
 from optc.ir.types import TensorType, broadcast
 
 Pairs = tuple[tuple[int, int], ...]
+BYTES = (DType.I8, DType.U8)
+
+
+def product_dtype(x: TensorType, weight: TensorType, *biases: TensorType) -> DType:
+    """The dtype of x times weight plus bias: one for all, or i32 of bytes; raises OpError."""
+    if x.dtype not in BYTES:
+        return same_dtype(x, weight, *biases)
+    require(weight.dtype is DType.I8, f"the weight beside {x} is i8, not {weight}")
+    for bias in biases:
+        require(bias.dtype is DType.I32, f"the bias of a product of bytes is i32, not {bias}")
+    return DType.I32
 
 
 @dataclass(frozen=True, slots=True)
 class MatMul(Op):
     """[..., M, K] x [..., K, N] -> [..., M, N], leading axes broadcast.
 
-    `transpose_b` takes [..., N, K].
+    `transpose_b` takes [..., N, K]. Both u8 or i8, in any mixture, give i32.
     """
 
     arity: ClassVar[tuple[int, int]] = (2, 2)
@@ -31,7 +45,9 @@ class MatMul(Op):
             batch = broadcast(a.shape[:-2], b.shape[:-2])
         except ValueError as problem:
             raise OpError(str(problem)) from None
-        return (TensorType((*batch, a.shape[-2], columns), same_dtype(a, b)),)
+        small = a.dtype in BYTES and b.dtype in BYTES
+        dtype = DType.I32 if small else same_dtype(a, b)
+        return (TensorType((*batch, a.shape[-2], columns), dtype),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +58,14 @@ class Linear(Op):
 
     def _infer(self, *inputs: TensorType) -> Types:
         x, weight = inputs[:2]
-        same_dtype(*inputs)
+        dtype = product_dtype(*inputs)
         fits = weight.rank == 2 and x.rank >= 1 and x.shape[-1] == weight.shape[1]
         require(fits, f"linear: {x} does not fit weight {weight}")
         for bias in inputs[2:]:
             require(
                 bias.shape == weight.shape[:1], f"linear bias is {weight.shape[:1]}, not {bias}"
             )
-        return (x.with_shape((*x.shape[:-1], weight.shape[0])),)
+        return (TensorType((*x.shape[:-1], weight.shape[0]), dtype),)
 
 
 def spatial_axes(rank: int, channels_last: bool) -> tuple[int, ...]:
@@ -88,7 +104,7 @@ class Conv(Op):
 
     def _infer(self, *inputs: TensorType) -> Types:
         x, weight = inputs[:2]
-        same_dtype(*inputs)
+        dtype = product_dtype(*inputs)
         count = len(self.stride)
         fits = (
             x.rank == weight.rank == count + 2 and len(self.padding) == len(self.dilation) == count
@@ -110,6 +126,7 @@ class Conv(Op):
             )
         ]
         require(min(extents) >= 0, f"conv kernel {weight.shape[2:]} is larger than padded {x}")
+        x = x.with_dtype(dtype)
         return (with_spatial(x, weight.shape[0], extents, self.channels_last),)
 
 
@@ -130,7 +147,7 @@ class ConvTranspose(Op):
 
     def _infer(self, *inputs: TensorType) -> Types:
         x, weight = inputs[:2]
-        same_dtype(*inputs)
+        dtype = product_dtype(*inputs)
         require(x.rank == weight.rank == len(self.stride) + 2, f"conv_transpose: {x} and {weight}")
         channels = x.shape[-1] if self.channels_last else x.shape[1]
         fits = channels == weight.shape[0] and channels % self.groups == 0
@@ -150,7 +167,7 @@ class ConvTranspose(Op):
         ]
         require(min(extents) >= 0, f"conv_transpose of {x} has no output")
         outputs = weight.shape[1] * self.groups
-        return (with_spatial(x, outputs, extents, self.channels_last),)
+        return (with_spatial(x.with_dtype(dtype), outputs, extents, self.channels_last),)
 
 
 @dataclass(frozen=True, slots=True)

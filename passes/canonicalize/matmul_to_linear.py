@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from optc.ir.dtype import DType
 from optc.ir.graph import Node
 from optc.ir.module import Module
 from optc.ir.ops import Linear, MatMul
@@ -36,6 +37,8 @@ def _linear(node: Node, site: Site) -> Answer:
     item = site.constant_of(matrix)
     if item is None:
         return None
+    if matrix.type.dtype is DType.U8:
+        return Miss("the weight of a linear layer of bytes is i8, not u8")
     if not known(site, matrix):
         return Miss("the content of the constant matrix is not at hand")
     if matrix.type.elements != matrix.shape[-1] * matrix.shape[-2]:

@@ -46,6 +46,7 @@ _ANCHORS: tuple[type[Op], ...] = (
 )
 _INJECTIVE: tuple[type[Op], ...] = (
     *ops.ELEMENTWISE,
+    *ops.QUANTIZATION,
     ops.BatchNorm,
     ops.Transpose,
     ops.Expand,

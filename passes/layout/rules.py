@@ -187,7 +187,7 @@ _WINDOWED = (Conv, ConvTranspose, MaxPool, AvgPool, AdaptiveAvgPool, BatchNorm, 
 
 RULES: Rules = {
     **dict.fromkeys(_WINDOWED, _windowed),
-    **dict.fromkeys(ops.ELEMENTWISE, _elementwise),
+    **dict.fromkeys((*ops.ELEMENTWISE, *ops.QUANTIZATION), _elementwise),
     **dict.fromkeys((Pad, Slice, Flip, Expand), _per_axis),
     **dict.fromkeys((Softmax, LogSoftmax), _softmax),
     **dict.fromkeys(_REDUCES, _reduce),

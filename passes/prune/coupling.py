@@ -20,6 +20,7 @@ from optc.passes.prune import (
     coupling_movement,
     coupling_normalization,
     coupling_pointwise,
+    coupling_quantization,
     coupling_reduction,
     coupling_window,
 )
@@ -33,6 +34,7 @@ COUPLING: Mapping[type[Op], Rule] = {
     **coupling_contraction.RULES,
     **coupling_normalization.RULES,
     **coupling_window.RULES,
+    **coupling_quantization.RULES,
 }
 ONLY = "a tensor keeps the only position of an axis"
 Place = tuple[Value, int]

@@ -23,6 +23,7 @@ from optc.ir.ops import (
     Resize,
 )
 from optc.ir.types import TensorType
+from tests.strategies.quantized import sometimes_bytes
 from tests.strategies.shapes import FLOATS, dtypes
 from tests.strategies.values import Normal, Uniform, Values
 
@@ -122,8 +123,8 @@ def _group_norm(draw: DrawFn, _: type[Op]) -> Parts:
 
 
 MAKERS: Mapping[type[Op], Callable[[DrawFn, type[Op]], Parts]] = {
-    Conv: _conv,
-    ConvTranspose: _conv,
+    Conv: sometimes_bytes(_conv),
+    ConvTranspose: sometimes_bytes(_conv),
     **dict.fromkeys((MaxPool, MaxPoolIndices, AvgPool), _pool),
     AdaptiveAvgPool: _adaptive,
     Resize: _resize,

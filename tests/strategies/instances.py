@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optc.ir.ops import OPS, Op, OpError
 from optc.ir.types import TensorType
-from tests.strategies import elementwise, images, movement, reductions, sequences
+from tests.strategies import elementwise, images, movement, quantized, reductions, sequences
 from tests.strategies.values import Values, fill
 
 
@@ -45,6 +45,7 @@ MAKERS: Mapping[type[Op], Callable[[DrawFn, type[Op]], Parts]] = {
     **reductions.MAKERS,
     **images.MAKERS,
     **sequences.MAKERS,
+    **quantized.MAKERS,
 }
 
 

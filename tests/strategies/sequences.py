@@ -9,7 +9,9 @@ from hypothesis.strategies import DrawFn
 
 from optc.ir.dtype import DType
 from optc.ir.ops import Attention, BagMode, EmbeddingBag, Gru, Linear, Lstm, MatMul, Op
+from optc.ir.ops.contraction import BYTES
 from optc.ir.types import TensorType
+from tests.strategies.quantized import sometimes_bytes
 from tests.strategies.shapes import FLOATS, INDICES, broadcastable, dtypes, shapes
 from tests.strategies.values import Ascending, Normal, Values, Whole
 
@@ -75,8 +77,8 @@ def _embedding_bag(draw: DrawFn, _: type[Op]) -> Parts:
 
 
 MAKERS: Mapping[type[Op], Callable[[DrawFn, type[Op]], Parts]] = {
-    MatMul: _matmul,
-    Linear: _linear,
+    MatMul: sometimes_bytes(_matmul, weight=BYTES),
+    Linear: sometimes_bytes(_linear),
     Attention: _attention,
     Lstm: _recurrent,
     Gru: _recurrent,

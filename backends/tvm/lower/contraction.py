@@ -1,6 +1,6 @@
 """Matrix products and convolutions as plain reductions; templates replace them with tiled kernels.
 
-Halves are multiplied and summed in f32.
+Halves are multiplied and summed in f32, bytes in i32.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from optc.backends.tvm.lower.attention import attention
 from optc.backends.tvm.lower.element import (
     Lowering,
     Read,
+    cast,
     compute,
     const,
     exact,
@@ -25,18 +26,30 @@ from optc.backends.tvm.lower.element import (
 )
 from optc.backends.tvm.lower.movement import rows_of, within
 from optc.backends.tvm.lower.reduction import sum_of
+from optc.ir.dtype import DType
 from optc.ir.ops import Attention, Conv, ConvTranspose, Linear, MatMul, Op
-from optc.ir.ops.contraction import Pairs
+from optc.ir.ops.contraction import BYTES, Pairs
 from optc.ir.types import TensorType
 
 Tensors = Sequence[te.Tensor]
 Types = Sequence[TensorType]
 
 
+def factors(x: Read, weight: Read, types: Types) -> tuple[Read, Read]:
+    """Both sides of a product in the dtype it is summed in: bytes become i32."""
+    if types[0].dtype not in BYTES or types[1].dtype not in BYTES:
+        return x, weight
+    return _as_i32(x), _as_i32(weight)
+
+
+def _as_i32(read: Read) -> Read:
+    return lambda *index: cast(read(*index), DType.I32)
+
+
 def _matmul(op: MatMul, tensors: Tensors, types: Types) -> Tensors:
     (a, b), (result,) = types, op.infer(*types)
-    left, right = reader(tensors[0], a), reader(tensors[1], b)
-    inner, total = te.reduce_axis((0, a.shape[-1]), "k"), sum_of(wide(a.dtype))
+    left, right = factors(reader(tensors[0], a), reader(tensors[1], b), types)
+    inner, total = te.reduce_axis((0, a.shape[-1]), "k"), sum_of(wide(result.dtype))
 
     def element(*index: Expr) -> Expr:
         *batch, row, column = index
@@ -49,7 +62,7 @@ def _matmul(op: MatMul, tensors: Tensors, types: Types) -> Tensors:
 
 def _linear(op: Linear, tensors: Tensors, types: Types) -> Tensors:
     (result,) = op.infer(*types)
-    x, weight = reader(tensors[0], types[0]), reader(tensors[1], types[1])
+    x, weight = factors(reader(tensors[0], types[0]), reader(tensors[1], types[1]), types)
     inner = te.reduce_axis((0, types[1].shape[1]), "k")
 
     def element(*index: Expr) -> Expr:
@@ -110,8 +123,8 @@ def split_index(index: Sequence[Expr], channels_last: bool) -> tuple[Expr, Expr,
 
 def _conv(op: Conv, tensors: Tensors, types: Types) -> Tensors:
     (result,), weights = op.infer(*types), types[1].shape
-    x = padded(tensors[0], types[0], op.padding, op.channels_last)
-    weight = reader(tensors[1], types[1])
+    image = padded(tensors[0], types[0], op.padding, op.channels_last)
+    x, weight = factors(image, reader(tensors[1], types[1]), types)
     channel = te.reduce_axis((0, weights[1]), "c")
     taps = [te.reduce_axis((0, extent), f"k{i}") for i, extent in enumerate(weights[2:])]
     group_size = weights[0] // op.groups
@@ -145,7 +158,7 @@ def _grouped(output: Expr, group_size: int, groups: int, inner: Expr, width: int
 def _conv_transpose(op: ConvTranspose, tensors: Tensors, types: Types) -> Tensors:
     """Each output gathers the taps that reach it: undilated, every stride-th of the kernel."""
     (result,), (x, weights) = op.infer(*types), types[:2]
-    image, weight = reader(tensors[0], x), reader(tensors[1], weights)
+    image, weight = factors(reader(tensors[0], x), reader(tensors[1], weights), types)
     per_group = weights.shape[0] // op.groups
     channel = te.reduce_axis((0, per_group), "c")
     extents = split_shape(x.shape, op.channels_last)[2]
@@ -182,7 +195,7 @@ def _conv_transpose(op: ConvTranspose, tensors: Tensors, types: Types) -> Tensor
         product = image(*image_index(batch, source_channel, places, op.channels_last)) * weight(
             source_channel, inner, *tap_places
         )
-        zero = const(0.0, wide(x.dtype))
+        zero = const(0, wide(result.dtype))
         return te.sum(
             tirx.if_then_else(tirx.all(*conditions), product, zero), axis=[channel, *taps]
         )

@@ -15,6 +15,7 @@ from optc.ir.constant import Scalar
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Attention, Conv, ConvTranspose, Linear, MatMul, ReduceSum, ew
+from optc.ir.ops.contraction import BYTES
 from optc.ir.types import broadcast
 
 aten = torch.ops.aten
@@ -26,7 +27,7 @@ def matmul(ctx: Context, a: Value, b: Value) -> Value:
         return ctx.emit(ReduceSum((0,)), ctx.emit(ew.Mul(), a, b))
     left = ctx.unsqueeze(a, 0) if a.type.rank == 1 else a
     right = ctx.unsqueeze(b, 1) if b.type.rank == 1 else b
-    product = ctx.emit(MatMul(), left, right)
+    product = _product(ctx, left, right)
     shape = list(product.shape)
     if a.type.rank == 1:
         del shape[-2]
@@ -35,10 +36,19 @@ def matmul(ctx: Context, a: Value, b: Value) -> Value:
     return ctx.reshape(product, shape)
 
 
+def _product(ctx: Context, a: Value, b: Value, *, transpose_b: bool = False) -> Value:
+    """The product in the dtype of its factors, as torch has it: sums of bytes wrap."""
+    product = ctx.emit(MatMul(transpose_b), a, b)
+    return ctx.cast(product, a.type.dtype) if product.type.dtype is not a.type.dtype else product
+
+
 def linear(ctx: Context, x: Value, weight: Value, bias: Value | None = None) -> Value:
     """x weight^T + bias."""
     if weight.type.rank == 1:
         total = matmul(ctx, x, weight)
+        return total if bias is None else ctx.emit(ew.Add(), total, bias)
+    if x.type.dtype in BYTES and x.type.rank > 1:
+        total = _product(ctx, x, weight, transpose_b=True)
         return total if bias is None else ctx.emit(ew.Add(), total, bias)
     if bias is not None and bias.shape != weight.shape[:1]:
         return ctx.emit(ew.Add(), ctx.emit(Linear(), x, weight), bias)
@@ -50,7 +60,7 @@ def addmm(
 ) -> Value:
     """beta * base + alpha * a b."""
     kind = ctx.dtype()
-    product = ctx.emit(MatMul(), a, b)
+    product = _product(ctx, a, b)
     if alpha != 1:
         product = ctx.emit(ew.Mul(), product, ctx.number(alpha, kind))
     # beta 0 means that the base is not read at all, not even its nan.
@@ -91,7 +101,12 @@ def convolution(
         op = ConvTranspose(steps, pairs, extra, gaps, groups)
     else:
         op = Conv(steps, pairs, gaps, groups)
-    result = ctx.emit(op, source, weight, *([] if bias is None else [bias]))
+    factors = [source, weight, *([] if bias is None else [bias])]
+    if x.type.dtype in BYTES:  # torch's sums wrap in the dtype of the factors; ours are i32
+        wide = [ctx.cast(value, DType.I32) for value in factors]
+        result = ctx.cast(ctx.emit(op, *wide), x.type.dtype)
+    else:
+        result = ctx.emit(op, *factors)
     return result if batched else ctx.reshape(result, result.shape[1:])
 
 
