@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optc.autotune.records import Record, Records
 from optc.autotune.task import task_key
 from optc.backends.kernel import Job
+from optc.backends.tvm.templates.generic import GenericPlan
 from optc.backends.tvm.templates.plan import Knobs, Plan
+from optc.backends.tvm.templates.traced import Traced
 from optc.ir.targets.target import Target
 
 # A gain below this share is within what a busy machine makes of equal kernels.
@@ -32,6 +34,13 @@ def fastest(candidates: Sequence[Knobs], known: Mapping[str, Record]) -> Knobs |
     return guess if guess in timed and timed[best] > timed[guess] * (1 - MARGIN) else best
 
 
+def recalled(plan: Plan, names: Iterable[str]) -> tuple[Knobs, ...]:
+    """Settings that a search found for a task without a template, from what records call them."""
+    if not isinstance(plan, GenericPlan):
+        return ()
+    return tuple(traced for name in names if (traced := Traced.read(name)) is not None)
+
+
 @dataclass(eq=False)
 class Recorded:
     """A `Choose` for kernel builders that remembers what it chose."""
@@ -43,8 +52,9 @@ class Recorded:
     def __call__(self, job: Job, plan: Plan) -> Knobs | None:
         """What the records speak for; None when that is the best guess."""
         key = task_key(job, self.target, plan.template)
-        candidates = plan.candidates()
-        knobs = fastest(candidates, self.records.of(key))
+        known = self.records.of(key)
+        candidates = (*plan.candidates(), *recalled(plan, known))
+        knobs = fastest(candidates, known)
         if knobs in (None, candidates[0]):
             return None
         self.chosen[key] = repr(knobs)

@@ -45,6 +45,13 @@ class Guessed:
 
 
 @dataclass(frozen=True, slots=True)
+class Widening:
+    """Schedules are searched for a task that has one candidate; the first time takes a while."""
+
+    task: TuningTask
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """The best guesses are known: what will be tuned, and how long a run takes."""
 
@@ -123,4 +130,4 @@ class Outcome:
         return next(point for point in self.curve if point.seconds <= enough)
 
 
-Event = Guessed | Planned | Trying | Tried
+Event = Guessed | Widening | Planned | Trying | Tried

@@ -30,6 +30,7 @@ from optc.autotune.events import (
     Stop,
     Tried,
     Trying,
+    Widening,
 )
 from optc.autotune.measurer import Measurement, Measurer
 from optc.autotune.records import Record, Records
@@ -47,6 +48,7 @@ BACKWARD, WINDOW = 0.2, 3  # weight of past savings, and over how many batches
 
 Observe = Callable[[Event], None]
 Searches = Callable[[TuningTask], Search]
+Widen = Callable[[TuningTask], TuningTask]
 Featurize = Callable[[TuningTask, Knobs], tuple[float, ...]]
 
 
@@ -60,15 +62,17 @@ def tune(
     chosen: Callable[[TuningTask], bool] = lambda _: True,
     observe: Observe = lambda _: None,
     features: Featurize = lambda _task, _knobs: (),
+    widen: Widen = lambda task: task,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Measure candidates until the budget is spent; every batch is recorded before the next.
 
-    `chosen` says which tasks may be tuned at all. May be interrupted at any time: what was measured
-    is in the records, and a session with the same records goes on from there.
+    `chosen` says which tasks may be tuned at all; `widen` may give more candidates to those of them
+    that are worth it. May be interrupted at any time: what was measured is in the records, and a
+    session with the same records goes on from there.
     """
-    session = _Session(measurer, records, budget, observe, features, clock)
-    return session.run([_State(task, searches(task)) for task in tasks], chosen)
+    session = _Session(measurer, records, budget, searches, observe, features, widen, clock)
+    return session.run([_State(task) for task in tasks], chosen)
 
 
 @dataclass(eq=False)
@@ -76,15 +80,15 @@ class _State:
     """A task on its way."""
 
     task: TuningTask
-    search: Search
-    candidates: Sequence[Knobs] = ()
+    search: Search | None = None  # of a task that is worth one
     told: set[str] = field(default_factory=set)
     bests: list[float] = field(default_factory=list)  # after each batch of this session
     counts: bool = True  # towards the budget
     is_open: bool = False
 
-    def __post_init__(self) -> None:
-        self.candidates = tuple(self.task.candidates)
+    @property
+    def candidates(self) -> Sequence[Knobs]:
+        return self.task.candidates
 
     @property
     def guess(self) -> Knobs:
@@ -101,7 +105,8 @@ class _State:
             name = repr(knobs)
             if name in known and name not in self.told:
                 self.told.add(name)
-                self.search.tell(knobs, known[name].seconds)
+                if self.search is not None:
+                    self.search.tell(knobs, known[name].seconds)
 
 
 @dataclass(eq=False)
@@ -109,8 +114,10 @@ class _Session:
     measurer: Measurer
     records: Records
     budget: Budget
+    searches: Searches
     observe: Observe
     features: Featurize
+    widen: Widen
     clock: Callable[[], float]
     failures: list[Record] = field(default_factory=list)
     curve: list[Point] = field(default_factory=list)
@@ -151,9 +158,14 @@ class _Session:
         for state in self.states:
             before = self._before(state)
             share = math.inf if before is None else state.task.uses * before / (whole or 1.0)
-            worth = len(state.candidates) > 1 and share >= TRIVIAL
             state.counts = chosen(state.task)
-            state.is_open = worth and state.counts
+            if state.counts and share >= TRIVIAL:
+                if len(state.candidates) == 1:
+                    self.observe(Widening(state.task))
+                    state.task = self.widen(state.task)
+                state.is_open = len(state.candidates) > 1
+            if state.is_open:
+                state.search = self.searches(state.task)
             state.tell(self._known(state))
         tuned = tuple(s.task for s in self.states if s.is_open)
         trivial = tuple(s.task for s in self.states if not s.is_open)
@@ -201,7 +213,7 @@ class _Session:
         left = BATCH
         if self.budget.trials is not None:
             left = min(left, self.budget.trials - self._trials())
-        asked = state.search.ask(left)
+        asked = state.search.ask(left) if state.search is not None else []
         if not asked:
             state.is_open = False
             return

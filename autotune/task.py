@@ -23,7 +23,8 @@ class TuningTask:
 
     `name` is the only one of its kind in the module: the second `linear` is `linear-2`.
     `key` names the computation, which of its inputs are constants, the machine and the template's
-    version: a record made for it holds wherever the same key comes up.
+    version: a record made for it holds wherever the same key comes up. `searched` are settings
+    beyond those that the template lists.
     """
 
     key: str
@@ -32,6 +33,7 @@ class TuningTask:
     plan: Plan
     uses: int
     cost: Cost
+    searched: tuple[Knobs, ...] = ()
 
     @property
     def template(self) -> str:
@@ -41,7 +43,7 @@ class TuningTask:
     @property
     def candidates(self) -> Sequence[Knobs]:
         """Settings, the analytic model's best guess first."""
-        return self.plan.candidates()
+        return (*self.plan.candidates(), *self.searched)
 
 
 def tasks_of(module: Module, target: Target) -> tuple[TuningTask, ...]:

@@ -154,9 +154,10 @@ def loop_features(function: PrimFunc) -> dict[str, float]:
 
 
 def knob_features(knobs: Knobs) -> dict[str, float]:
-    """The fields: logarithms of numbers, places of enum members."""
+    """The fields: logarithms of numbers, places of enum members. Of a trace its loops tell all."""
     fields = dataclasses.fields(knobs)  # type: ignore[arg-type]
-    return {item.name: _number(getattr(knobs, item.name)) for item in fields}
+    values = {item.name: getattr(knobs, item.name) for item in fields}
+    return {name: _number(value) for name, value in values.items() if not isinstance(value, str)}
 
 
 def _number(value: int | Enum) -> float:

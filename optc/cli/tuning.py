@@ -108,6 +108,7 @@ def run_session(module: Module, target: Target, wishes: Wishes, measurer: Measur
 
     Ctrl-C ends it with a line that says what is kept. The measurer is the caller's to close.
     """
+    from optc.autotune.metaschedule import widened
     from optc.autotune.records import Records
     from optc.autotune.session import tune
     from optc.autotune.task import tasks_of
@@ -129,6 +130,9 @@ def run_session(module: Module, target: Target, wishes: Wishes, measurer: Measur
                 chosen=chosen,
                 observe=view,
                 features=plan.features,
+                widen=lambda task: (
+                    widened(task, target, wishes.seed) if wishes.budget.trials != 0 else task
+                ),
             )
     except KeyboardInterrupt:
         fresh = len(records) - known

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import time
+from textwrap import shorten
 
 from rich.text import Text
 
-from optc.autotune.events import Budget, Event, Guessed, Outcome, Planned, Row, Tried, Trying
+from optc.autotune.events import (
+    Budget,
+    Event,
+    Guessed,
+    Outcome,
+    Planned,
+    Row,
+    Tried,
+    Trying,
+    Widening,
+)
 from optc.cli.live import PLAIN_EVERY, LiveText, bar
 from optc.cli.terminal import console, plain_table
 from optc.report.numbers import seconds_text
@@ -30,6 +41,9 @@ class View(LiveText):
                 self.head = f"best guesses {event.done}/{event.total}"
                 self.task = f"{event.task.name}  {_time(event.seconds)}"
                 self._say(f"{self.head}: {self.task}", waits=event.done < event.total)
+            case Widening():
+                self.head, self.task = "searching schedules", event.task.name
+                self._say(f"{self.head} for {self.task}, which no template takes", waits=True)
             case Planned():
                 self._planned(event)
             case Trying():
@@ -136,7 +150,8 @@ def show_outcome(outcome: Outcome) -> None:
     if outcome.failures:
         first = outcome.failures[0]
         out.print(
-            f"{len(outcome.failures)} candidates failed; the first, {first.knobs} of {first.task}: "
+            f"{len(outcome.failures)} candidates failed; the first, "
+            f"{shorten(first.knobs, 80)} of {first.task}: "
             f"{first.error.splitlines()[0] if first.error else 'no reason given'}"
         )
 

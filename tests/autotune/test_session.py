@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from optc.autotune.events import Budget, Event, Guessed, Outcome, Planned, Stop, Tried
+from optc.autotune.events import Budget, Event, Guessed, Outcome, Planned, Stop, Tried, Widening
 from optc.autotune.records import Records
 from optc.autotune.search import Strategy, search
 from optc.autotune.session import BATCH, tune
@@ -231,3 +232,20 @@ def test_a_killed_session_loses_at_most_the_batch_under_way(tmp_path: Path) -> N
     assert len(set(anew)) == 64 - len(kept)
     assert outcome.after == pytest.approx(1e-3)
     assert len(Records.open(path)) == 64
+
+
+def test_a_task_with_one_candidate_is_widened_when_it_is_worth_it(tmp_path: Path) -> None:
+    single, trivial = made_up("a", plan=Grid(1, 1)), made_up("b", plan=Grid(1, 1))
+    events: list[Event] = []
+
+    def widen(task: TuningTask) -> TuningTask:
+        return replace(task, searched=tuple(Tile(5, column) for column in range(10)))
+
+    def seconds(name: str, knobs: Tile) -> float:
+        return bowl(name, knobs) * (1 if name == "a" else 1e-3)
+
+    machine = Machine(seconds)
+    outcome = run(tmp_path, machine, Budget(), single, trivial, widen=widen, observe=events.append)
+    assert [event.task.name for event in events if isinstance(event, Widening)] == ["a"]
+    assert outcome.rows[0].after == pytest.approx(1e-3)
+    assert {knobs for name, knobs in machine.asked if name == "b"} == {Tile(0, 0)}

@@ -1,7 +1,8 @@
 """Any task that has a lowering: one loop nest per stage. The template that never says no.
 
 Stages are what must be stored (`stages.py`): elements run vectorised and shared among threads,
-folds in vector accumulators, hand-written loops as they are.
+folds in vector accumulators, hand-written loops as they are. A tuner may put a schedule that it
+searched for in their place.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from optc.backends.tvm.templates.emission import StageEmission
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, NoKnobs, Plan, Problem
+from optc.backends.tvm.templates.traced import Traced, replayed
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class GenericPlan:
     template: str = "generic/1"
 
     def candidates(self) -> Sequence[Knobs]:
-        """There is one way."""
+        """There is one way of ours."""
         return [NoKnobs()]
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
-        """One nest per stage."""
+        """One nest per stage, or as a search has found it."""
+        if isinstance(knobs, Traced):
+            return Emitted(replayed(self.problem, symbol, knobs))
         emission = StageEmission(self.problem)
         for op in emission.stages:
             emission.whole(op)
