@@ -65,3 +65,19 @@ class Recorded:
         """Of what was chosen: equal digests mean equal kernels."""
         text = "".join(f"{key} {self.chosen[key]}\n" for key in sorted(self.chosen))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A `Choose` that takes what an artifact's lock says was chosen, by task key."""
+
+    knobs: Mapping[str, str]
+    target: Target
+
+    def __call__(self, job: Job, plan: Plan) -> Knobs | None:
+        """The settings of that name; None, the best guess, where the lock names none."""
+        name = self.knobs.get(task_key(job, self.target, plan.template))
+        if name is None:
+            return None
+        candidates = (*plan.candidates(), *recalled(plan, [name]))
+        return next((knobs for knobs in candidates if repr(knobs) == name), None)

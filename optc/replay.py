@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,13 +120,29 @@ def stages(
     return found
 
 
+@dataclass(frozen=True)
+class Rebuild:
+    """How kernels are made again and judged: `knobs` are those of tuned kernels, by task key.
+
+    `scale` multiplies the tolerances; compiled runtimes are kept in `cache`.
+    """
+
+    target: Target
+    knobs: Mapping[str, str] = field(default_factory=dict)
+    scale: float = 1.0
+    cache: Path | None = None
+
+
+def rebuild_of(lock: Mapping[str, Any], scale: float = 1.0, cache: Path | None = None) -> Rebuild:
+    """As the artifact of this lock was made; raises E0726."""
+    knobs = lock.get("tuned", {}).get("knobs", {})
+    return Rebuild(target_of(lock), knobs, scale, cache)
+
+
 def bad_kernel(
     module: Module,
-    target: Target,
+    rebuild: Rebuild,
     inputs: Arrays,
-    *,
-    scale: float = 1.0,
-    cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Culprit | None:
     """The first kernel of a fused module that differs from the reference; None: all are right."""
@@ -136,7 +152,7 @@ def bad_kernel(
         for nodes in _chunks(graph):
             if progress is not None:
                 progress(done, total)
-            gaps = _run_chunk(module, graph, nodes, target, inputs, scale, cache)
+            gaps = _run_chunk(module, graph, nodes, rebuild, inputs)
             for node in nodes:
                 gap = next((gaps[v] for v in node.outputs if v in gaps and not gaps[v].ok), None)
                 if gap is not None:
@@ -147,11 +163,8 @@ def bad_kernel(
 
 def first_drift(
     module: Module,
-    target: Target,
+    rebuild: Rebuild,
     inputs: Arrays,
-    *,
-    scale: float = 1.0,
-    cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Culprit | None:
     """The first kernel whose result is wrong when each is given what those before it computed.
@@ -165,7 +178,7 @@ def first_drift(
         for nodes in _chunks(graph):
             if progress is not None:
                 progress(done, total)
-            gaps = _run_chunk(module, graph, nodes, target, inputs, scale, cache, own)
+            gaps = _run_chunk(module, graph, nodes, rebuild, inputs, own)
             for node in nodes:
                 gap = next((gaps[v] for v in node.outputs if v in gaps and not gaps[v].ok), None)
                 if gap is not None:
@@ -192,10 +205,8 @@ def _run_chunk(
     module: Module,
     graph: Graph,
     nodes: Sequence[Node],
-    target: Target,
+    rebuild: Rebuild,
     inputs: Arrays,
-    scale: float,
-    cache: Path | None,
     own: dict[Value, NDArray[Any]] | None = None,
 ) -> Mapping[Value, Gap]:
     """Build and run a few nodes as a program whose outputs are all their values.
@@ -208,11 +219,12 @@ def _run_chunk(
     trace(module, inputs, {*read, *made} - set(graph.constants), right.setdefault)
     part, taken, results = _apart(graph, nodes) if own is None else _behind(graph, nodes)
     given = right if own is None else {**right, **own}
-    arrays = _execute(part, target, [given[value] for value in taken], cache)
+    arrays = _execute(part, rebuild, [given[value] for value in taken])
     found = dict(zip(results, arrays, strict=True))
     if own is not None:
         own |= found
         _add_reshapes(nodes, {**given, **own}, own)
+    scale = rebuild.scale
     return {v: measure(v.hint, right[v], a, v.type.dtype, scale) for v, a in found.items()}
 
 
@@ -262,16 +274,21 @@ def _add_reshapes(
 
 
 def _execute(
-    module: Module, target: Target, inputs: Sequence[NDArray[Any]], cache: Path | None
+    module: Module, rebuild: Rebuild, inputs: Sequence[NDArray[Any]]
 ) -> list[NDArray[Any]]:
+    from optc.autotune.choice import Locked
     from optc.backends.aot.package import write_artifact
     from optc.backends.assemble import assemble
     from optc.backends.tvm.builder import kernel_builder
+    from optc.backends.tvm.kernel import KernelBuilder
 
+    target = rebuild.target
     builder = kernel_builder(target)
+    if isinstance(builder, KernelBuilder):
+        builder.choose = Locked(rebuild.knobs, target)
     program = assemble(module, lambda jobs: builder.build(jobs, lambda done: None), target)
     with tempfile.TemporaryDirectory(prefix="optc-diff-") as folder:
-        written = write_artifact(program, Path(folder, "part"), cache=cache)
+        written = write_artifact(program, Path(folder, "part"), cache=rebuild.cache)
         with load(written.path, threads=target.cores) as artifact:
             names = [port.name for port in artifact.inputs]
             return list(call(artifact, dict(zip(names, inputs, strict=True))).values())

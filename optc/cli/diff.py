@@ -129,7 +129,7 @@ def _diff_artifact(
     from optc.diff import compare_outputs, first_bad, locate
     from optc.inputs import call
     from optc.ir.structural import module_digest
-    from optc.replay import bad_kernel, evidence_of, first_drift, read_lock, stages, target_of
+    from optc.replay import bad_kernel, evidence_of, first_drift, read_lock, rebuild_of, stages
     from optc.runtime import load
 
     folder = open_bundle(path, cache_folder() / "artifacts").folder
@@ -141,9 +141,9 @@ def _diff_artifact(
     if all(gap.ok for gap in gaps):
         return
     lock = read_lock(folder)
-    target = target_of(lock)
+    rebuild = rebuild_of(lock, scale, cache_folder())
     progress("replaying passes", 0, 0)
-    history = stages(right, lock, target, evidence_of(right, lock, *data))
+    history = stages(right, lock, rebuild.target, evidence_of(right, lock, *data))
     index = first_bad([stage.module for stage in history], wanted, inputs, scale=scale)
     if index is not None:
         before, after = history[max(0, index - 1)], history[index]
@@ -154,12 +154,7 @@ def _diff_artifact(
         (first_drift, "E0727", " when each kernel is given what those before it computed"),
     ):
         culprit = search(
-            history[-1].module,
-            target,
-            inputs,
-            scale=scale,
-            cache=cache_folder(),
-            progress=lambda done, total: progress("kernels", done, total),
+            history[-1].module, rebuild, inputs, lambda done, all: progress("kernels", done, all)
         )
         if culprit is not None:
             raise _blame(code, where, gaps, culprit)

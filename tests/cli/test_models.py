@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +158,41 @@ def test_diff_names_the_kernel_that_computes_something_else(
     result = optc("diff", "m.pt2", "out")
     assert (result.code, result.diagnostics) == (1, ["E0722"])
     assert "test_models.py:" in result.err
+
+
+def test_diff_names_the_tuned_kernel_that_computes_something_else(
+    optc: Optc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong relu is planted in a setting that only records choose."""
+    import optc as api
+    from optc.autotune.records import Record, append
+    from optc.autotune.task import tasks_of
+    from optc.backends.tvm.lower import table
+    from optc.backends.tvm.templates import gemm
+    from optc.driver import lower_module
+    from optc.ir.targets.detect import host
+
+    right = gemm.GemmPlan.emit
+
+    def emit(plan: gemm.GemmPlan, symbol: str, knobs: Any) -> Any:
+        if knobs == plan.candidates()[0]:
+            return right(plan, symbol, knobs)
+        with monkeypatch.context() as patch:
+            patch.setattr(table, "LOWER", {**table.LOWER, ew.Relu: table.LOWER[ew.Abs]})
+            wrong = gemm.Gemm().match(plan.task.problem)
+            assert isinstance(wrong, gemm.GemmPlan)
+            return right(wrong, symbol, knobs)
+
+    monkeypatch.setattr(gemm.GemmPlan, "emit", emit)
+    save("m.pt2", Classifier())
+    tasks = tasks_of(lower_module(api.capture("m.pt2"), host()), host())
+    task = next(t for t in tasks if any(n.op == ew.Relu() for n in t.job.body.nodes))
+    times = ((task.candidates[0], 2e-6), (task.candidates[1], 1e-6))
+    found = [Record(task.key, task.name, task.template, repr(k), s) for k, s in times]
+    append(Path("r.jsonl"), found)
+    assert optc("compile", "m.pt2", "-o", "out", "--no-bench", "--records", "r.jsonl").code == 0
+    result = optc("diff", "m.pt2", "out")
+    assert (result.code, result.diagnostics) == (1, ["E0722"])
 
 
 class Amplifier(nn.Module):
