@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from optc.ir.constant import Constant
 from optc.ir.cost import cost
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
-from optc.ir.ops import Concat, Reshape, Task
+from optc.ir.ops import Reshape, Task
 from optc.ir.structural import graph_digest
 from optc.ir.structure import tree
 from optc.ir.targets.target import Arch, Target
@@ -43,6 +42,7 @@ from optc.passes.fusion.outline import outline
 
 
 @dataclass(frozen=True, slots=True)
+from optc.passes.memory.joins import aliases, joins_of, origin
 class Work:
     """One node that needs a kernel: its body, the outer values it reads and makes."""
 
@@ -109,31 +109,6 @@ def works_of(graph: Graph) -> tuple[Work, ...]:
         key = f"{graph_digest(body)} {sorted(constants)}"
         works.append(Work(node, Job(body, constants), key, inputs, outputs))
     return tuple(works)
-
-
-def joins_of(graph: Graph) -> dict[Node, tuple[int, ...]]:
-    """Concats along the outermost axis, by node: which inputs are computed where they are joined.
-
-    An input is if a kernel of this graph makes it, and it is no part yet. The others are copied,
-    so that a concat without such an input is better left to a kernel, which has all threads.
-    """
-    alias = {n.output: n.inputs[0] for n in graph.nodes if isinstance(n.op, Reshape)}
-    made = {v for n in graph.nodes if not isinstance(n.op, Reshape) for v in n.outputs}
-    parts: set[Value] = set()
-    joins: dict[Node, tuple[int, ...]] = {}
-    for node in graph.nodes:
-        if not isinstance(node.op, Concat) or prod(node.output.shape[: node.op.axis]) != 1:
-            continue
-        origins = [_origin(value, alias) for value in node.inputs]
-        own = [
-            place
-            for place, origin in enumerate(origins)
-            if origin in made and origin not in parts and origin not in origins[:place]
-        ]
-        if own:
-            joins[node] = tuple(own)
-            parts.update(origins[place] for place in own)
-    return joins
 
 
 @dataclass(eq=False, slots=True)
@@ -230,13 +205,13 @@ class _Assembly:
     def _run(self, step: Run, current: dict[str, Root], calls: list[_Pending]) -> None:
         graph = self.module.graph_of[step.graph]
         roots = {v: current[name] for v, name in zip(graph.inputs, step.inputs, strict=True)}
-        alias = {n.output: n.inputs[0] for n in graph.nodes if isinstance(n.op, Reshape)}
+        alias = aliases(graph)
 
         def root_of(value: Value, pack: PackLike | None = None) -> Root:
-            origin = _origin(value, alias)
-            if origin in roots:
-                return roots[origin]
-            return self.weights.root(graph.constants[origin], value.type, pack)
+            made = origin(value, alias)
+            if made in roots:
+                return roots[made]
+            return self.weights.root(graph.constants[made], value.type, pack)
 
         joins = joins_of(graph)
         self._join(joins, roots, alias)
@@ -273,7 +248,7 @@ class _Assembly:
             if node.output not in roots:
                 roots[node.output] = self._new(node.output.type.nbytes)
             for value, part in _parts(node, roots[node.output], joins[node], own=True):
-                roots[_origin(value, alias)] = part
+                roots[origin(value, alias)] = part
 
     def _finish(self, current: Mapping[str, Root], calls: list[_Pending]) -> None:
         """Outputs are written where the caller wants them; states are updated last."""
@@ -323,10 +298,16 @@ def _parts(
             yield value, Root(value.type.nbytes, whole=whole, offset=start)
 
 
-def _origin(value: Value, alias: Mapping[Value, Value]) -> Value:
-    while value in alias:
-        value = alias[value]
-    return value
+def _free(name: str, segments: Sequence[_PendingSegment]) -> str:
+    taken = {segment.name for segment in segments}
+    names = (name if index == 0 else f"{name}_{index}" for index in range(len(taken) + 1))
+    return next(name for name in names if name not in taken)
+
+
+def _resolved_step(step: RunSegment | _PendingExit) -> Step:
+    if isinstance(step, RunSegment):
+        return step
+    return ExitIf(step.flag.at, (RunSegment(step.segment),), step.name)
 
 
 def _resolved(segment: _PendingSegment) -> Segment:

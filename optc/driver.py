@@ -23,6 +23,7 @@ from optc.observers import PassTimes
 from optc.passes.base import Observer, Pass, PassContext, run_passes
 from optc.passes.fusion.fuse import Fuse
 from optc.passes.layout.assign_layout import AssignLayout
+from optc.passes.memory.reorder_nodes import ReorderNodes
 from optc.passes.pipeline import Pipeline
 from optc.passes.standard import CANONICALIZE, LOWER, RAISE
 
@@ -77,6 +78,7 @@ def passes_of(options: Options) -> tuple[Pass, ...]:
         AssignLayout(),  # channels last where it pays
         *CANONICALIZE,  # what layouts and the user's passes left behind
         Fuse(),  # nodes into tasks, one kernel each
+        ReorderNodes(),  # in an order that needs less memory at once
     )
 
 

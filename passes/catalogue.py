@@ -46,6 +46,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     }
 )  # fmt: skip
 GROUP = "optc.passes"
+        "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",
 
 
 def names() -> Mapping[str, str]:

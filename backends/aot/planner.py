@@ -3,18 +3,26 @@
 Offline dynamic storage allocation is NP-hard; greedy best-fit in a good order is close to the lower
 bound on inference graphs (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
 Inference", 2020, whose greedy-by-size is the first order here). Several orders are tried and the
-smallest arena wins. `check_plan.py` judges a plan independently of all of this.
+smallest arena wins; where none reaches the bound, the best order is improved by moving one value at
+a time, and few values are given to an integer program. `check_plan.py` judges a plan independently
+of all of this.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from optc.backends.aot.exact_plan import exact_offsets
 from optc.backends.program import ALIGNMENT, align
+
+MOVES = 400  # of a hill climb, each a best fit of all values
+CLIMBED = 400  # values up to which a hill climb is worth its time
+SOLVED = 100  # pairs of values alive together up to which the integer program is
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +54,17 @@ def plan_memory(intervals: Sequence[Interval], alignment: int = ALIGNMENT) -> Me
         raise ValueError("an interval ends before it begins, or has a negative size")
     live = _Live(intervals, alignment)
     bound = lower_bound(intervals, alignment)
-    best = MemoryPlan((), 0, "", bound)
-    for ceiling, ends in ((0, ""), (bound, ", two ends")):
+    best = _Best(live, bound)
+    for ceiling in (0, bound):
         for name, order in _ORDERS.items():
-            offsets = _best_fit(live, order(live), ceiling)
-            nbytes = int((offsets + live.sizes).max(initial=0))
-            if not best.strategy or nbytes < best.nbytes:
-                best = MemoryPlan(tuple(offsets.tolist()), nbytes, name + ends, bound)
-            if nbytes == bound:
-                return best
-    return best
+            best.try_order(name, order(live), ceiling)
+            if best.nbytes == bound:
+                return best.plan()
+    if len(intervals) <= CLIMBED:
+        best.climb()
+    if best.nbytes > bound and live.pairs() <= SOLVED:
+        best.take("exact", exact_offsets(live.rows(), alignment, bound, best.nbytes))
+    return best.plan()
 
 
 def lower_bound(intervals: Sequence[Interval], alignment: int = ALIGNMENT) -> int:
@@ -73,6 +82,52 @@ def lower_bound(intervals: Sequence[Interval], alignment: int = ALIGNMENT) -> in
     return largest
 
 
+class _Best:
+    """The best offsets so far, and the order they came from."""
+
+    def __init__(self, live: _Live, bound: int) -> None:
+        self.live, self.bound = live, bound
+        self.offsets = np.zeros(len(live.sizes), dtype=np.int64)
+        self.nbytes = -1
+        self.strategy, self.order, self.ceiling = "", self.offsets, 0
+
+    def plan(self) -> MemoryPlan:
+        """What it is now."""
+        return MemoryPlan(tuple(self.offsets.tolist()), self.nbytes, self.strategy, self.bound)
+
+    def take(self, strategy: str, offsets: NDArray[np.int64] | None) -> bool:
+        """Keep offsets that need fewer bytes."""
+        if offsets is None:
+            return False
+        nbytes = int((offsets + self.live.sizes).max(initial=0))
+        if 0 <= self.nbytes <= nbytes:
+            return False
+        self.offsets, self.nbytes, self.strategy = offsets, nbytes, strategy
+        return True
+
+    def try_order(self, name: str, order: NDArray[np.int64], ceiling: int) -> bool:
+        """Best fit in this order; keep it if it is better."""
+        better = self.take(
+            name + (", two ends" if ceiling else ""), _best_fit(self.live, order, ceiling)
+        )
+        if better:
+            self.order, self.ceiling = order, ceiling
+        return better
+
+    def climb(self) -> None:
+        """Move the values at the top of the arena to earlier places in the order."""
+        choose = random.Random(0)
+        for _ in range(MOVES):
+            if self.nbytes == self.bound:
+                return
+            tops = np.flatnonzero(self.offsets + self.live.sizes == self.nbytes)
+            value = choose.choice(tops.tolist())
+            rest = self.order[self.order != value]
+            place = choose.randint(0, int(np.flatnonzero(self.order == value)[0]))
+            name = self.strategy.partition(",")[0].removesuffix(" climbed") + " climbed"
+            self.try_order(name, np.insert(rest, place, value), self.ceiling)
+
+
 class _Live:
     """The intervals as arrays; sizes are rounded up to the alignment."""
 
@@ -80,6 +135,16 @@ class _Live:
         rows = [(align(i.nbytes, alignment), i.first, i.last) for i in intervals]
         table = np.array(rows, dtype=np.int64).reshape(-1, 3)
         self.sizes, self.first, self.last = table[:, 0], table[:, 1], table[:, 2]
+
+    def rows(self) -> list[tuple[int, int, int]]:
+        """Size, first and last step of each."""
+        columns = (self.sizes.tolist(), self.first.tolist(), self.last.tolist())
+        return list(zip(*columns, strict=True))
+
+    def pairs(self) -> int:
+        """How many pairs are alive together."""
+        alive = sum(int(self.conflicts(i).sum()) for i in range(len(self.sizes)))
+        return (alive - len(self.sizes)) // 2
 
     def conflicts(self, index: int) -> NDArray[np.bool_]:
         """Which intervals share a step with `index`."""

@@ -1,0 +1,1 @@
+"""Where values live and when: joins in place, the order of nodes, tiers of memory."""
