@@ -41,6 +41,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "decompose-unsupported": "optc.passes.decompose.decompose_unsupported:DecomposeUnsupported",
         "prune-channels": "optc.passes.prune.prune_channels:PruneChannels",
         "prune-heads": "optc.passes.prune.prune_heads:PruneHeads",
+        "prune-blocks": "optc.passes.prune.prune_blocks:PruneBlocks",
         "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
     }

@@ -6,6 +6,7 @@ side by side: most samples are right under both and say nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from math import isnan
@@ -113,8 +114,10 @@ class Judge(Protocol):
     def quality(self, module: Module, part: Part = Part.HELD_OUT) -> Quality:
         """The metric of a module whose inputs and outputs are those of the original."""
 
-    def compare(self, module: Module, part: Part = Part.HELD_OUT) -> Difference:
-        """The module against the original, sample by sample.
+    def compare(
+        self, module: Module, part: Part = Part.HELD_OUT, calls: Collection[int] | None = None
+    ) -> Difference:
+        """The module against the original, sample by sample; on some calls of the part, or all.
 
         Search on `Part.CALIBRATION`: a choice among many candidates that is made on the held-out
         part has spoilt it.

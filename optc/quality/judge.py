@@ -7,7 +7,7 @@ itself, what the metric compares with; that lies in a temporary file.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, cast
 
@@ -51,6 +51,26 @@ class Original:
     truths: Spool = field(default_factory=Spool)  # where its own outputs are
 
 
+class _Chosen:
+    """Some calls of a part."""
+
+    def __init__(self, batches: Batches, chosen: frozenset[int]) -> None:
+        self._batches, self._chosen = batches, chosen
+
+    @staticmethod
+    def of(batches: Batches, chosen: frozenset[int] | None) -> Batches | _Chosen:
+        """The part itself where no call is left out."""
+        return batches if chosen is None else _Chosen(batches, chosen)
+
+    @property
+    def samples(self) -> int:
+        """As many as they hold at most."""
+        return len(self._chosen) * -(-self._batches.samples // max(self._batches.calls, 1))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for number, batch in enumerate(self._batches) if number in self._chosen)
+
+
 class DataJudge:
     """A judge of modules, and of whatever else can be run; see `optc.passes.quality.Judge`.
 
@@ -62,7 +82,7 @@ class DataJudge:
     ) -> None:
         self.rule, self._run, self._data = metric, run, data
         self._budget = budget
-        self._originals: dict[Part, Original] = {}
+        self._originals: dict[tuple[Part, frozenset[int] | None], Original] = {}
 
     @property
     def metric(self) -> str:
@@ -80,19 +100,26 @@ class DataJudge:
             return self.compare(module, part).after
         return evaluate(reference(module), self._data.part(part), self.rule)
 
-    def compare(self, module: Module, part: Part = Part.HELD_OUT) -> Difference:
+    def compare(
+        self, module: Module, part: Part = Part.HELD_OUT, calls: Collection[int] | None = None
+    ) -> Difference:
         """A module against the original, both run by the reference."""
-        return self.compare_run(reference(module), part)
+        return self.compare_run(reference(module), part, calls=calls)
 
     def compare_run(
-        self, run: Runner, part: Part = Part.HELD_OUT, progress: Progress | None = None
+        self,
+        run: Runner,
+        part: Part = Part.HELD_OUT,
+        progress: Progress | None = None,
+        calls: Collection[int] | None = None,
     ) -> Difference:
-        """Whatever `run` runs against the original, sample by sample."""
-        batches = self._data.part(part)
-        walks = 1 if part in self._originals else 2
+        """Whatever `run` runs against the original, sample by sample; `calls` as in `compare`."""
+        chosen = None if calls is None else frozenset(calls)
+        batches = _Chosen.of(self._data.part(part), chosen)
+        walks = 1 if (part, chosen) in self._originals else 2
         if walks == 2:
-            self._originals[part] = self._remember(batches, progress)
-        original, tally = self._originals[part], Tally(self.rule)
+            self._originals[part, chosen] = self._remember(batches, progress)
+        original, tally = self._originals[part, chosen], Tally(self.rule)
         done, total = (walks - 1) * batches.samples, walks * batches.samples
         truths = iter(original.truths)
         for index, batch in enumerate(batches):
@@ -106,7 +133,7 @@ class DataJudge:
                 progress(done, total)
         return tally.difference()
 
-    def _remember(self, batches: Batches, progress: Progress | None) -> Original:
+    def _remember(self, batches: Batches | _Chosen, progress: Progress | None) -> Original:
         found, done = Original(), 0
         for batch in batches:
             outputs = outputs_of(self._run, batch)

@@ -57,9 +57,17 @@ class Case:
     @property
     def target(self) -> str:
         """The target that the pipeline block names: ```` ```pipeline target=cortex-a76 ````."""
+        return self._options.get("target", "x86-64-v3")
+
+    @property
+    def samples(self) -> int:
+        """How many random samples passes may learn from: ```` ```pipeline samples=40 ````."""
+        return int(self._options.get("samples", "0"))
+
+    @property
+    def _options(self) -> Mapping[str, str]:
         block = self.block(PIPELINE)
-        options = dict(word.split("=") for word in block.info.split()[1:]) if block else {}
-        return options.get("target", "x86-64-v3")
+        return dict(word.split("=") for word in block.info.split()[1:]) if block else {}
 
 
 def pages() -> list[Path]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from optc.backends.reference.fold import evaluate_constants
 from optc.ir.constant import Absent
@@ -12,6 +15,7 @@ from optc.ir.targets.catalogue import find_target
 from optc.ir.text import parse, print_module
 from optc.passes.base import Effect, PassContext
 from optc.passes.pipeline import Pipeline
+from optc.quality.evidence import DataRequest, Evidence
 from tests.golden.page import INPUT, UNCHANGED, Case
 from tests.passes.oracle import same
 
@@ -35,7 +39,7 @@ def run_case(case: Case) -> Outcome:
     """Parse the input, run the pipeline on it, print the result."""
     before = parse(case.text(INPUT), name=case.path.name)
     pipeline = Pipeline.parse(case.pipeline)
-    context = _context(case)
+    context = _context(case, before)
     after = pipeline.run(before, context)
     text = UNCHANGED if after is before else print_module(after)
     remarks = "".join(
@@ -53,15 +57,30 @@ def check_numbers(case: Case) -> None:
     steps = outcome.pipeline.passes
     if any(step.effect is Effect.LOSSY for step in steps):
         return  # a second run removes its share again
-    assert outcome.pipeline.run(after, _context(case)) is after, "a second run changed it again"
+    assert outcome.pipeline.run(after, _context(case, before)) is after, (
+        "a second run changed it again"
+    )
     if not _evaluable(before):
         return
     exact = all(step.effect is Effect.EXACT and not step.composite for step in steps)
     same(before, after, exact=exact, tolerance=_tolerance(before), seed=0)
 
 
-def _context(case: Case) -> PassContext:
-    return PassContext(find_target(case.target), evaluate=evaluate_constants)
+def _context(case: Case, before: Module) -> PassContext:
+    context = PassContext(find_target(case.target), evaluate=evaluate_constants)
+    if not case.samples:
+        return context
+    evidence = Evidence(before, DataRequest(_data(before, case.samples)))
+    return replace(context, calibration=evidence.calibration, judge=evidence.judge)
+
+
+def _data(module: Module, samples: int) -> Mapping[str, np.ndarray]:
+    """Seeded standard normal samples for inputs whose first axis is the batch."""
+    draw = np.random.default_rng(0)
+    return {
+        port.name: draw.standard_normal((samples, *port.type.shape[1:])).astype(np.float32)
+        for port in module.inputs
+    }
 
 
 def _evaluable(module: Module) -> bool:
