@@ -30,7 +30,7 @@ from optc.backends.program import (
 )
 from optc.backends.storage import Root, place
 from optc.ir.constant import Constant
-from optc.ir.cost import cost
+from optc.ir.cost import compute_dtype, cost, reads
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
 from optc.ir.ops import Reshape, Task
@@ -323,4 +323,19 @@ def _resolve(pending: _Pending) -> Call | Copy:
     name = node.op.body.name if isinstance(node.op, Task) else node.op.name
     types = ", ".join(str(value.type) for value in node.outputs)
     label = f"{name} {types}" + (f" @ {node.loc}" if node.loc else "")
-    return Call(pending.symbol, operands, label, price.flops, price.bytes, pending.launches)
+    weights = sum(
+        read
+        for read, operand in zip(reads(node), operands, strict=False)
+        if operand.space is Space.WEIGHTS
+    )
+    return Call(
+        pending.symbol,
+        operands,
+        label,
+        price.flops,
+        price.bytes,
+        pending.launches,
+        price.bytes_written,
+        weights,
+        compute_dtype(node),
+    )

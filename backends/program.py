@@ -63,6 +63,9 @@ class Launch:
 class Call:
     """A kernel call: `flops` and `bytes` it computes and moves, and a `label` for people.
 
+    Of the bytes, `written` are written and `weights` are read of weights; `dtype` is the one whose
+    multiply-adds its time goes to.
+
     Without `launches` it is the C function `symbol` on the CPU; with them it is these, in order,
     on the GPU, and `symbol` only names it.
     """
@@ -73,6 +76,9 @@ class Call:
     flops: int = 0
     bytes: int = 0
     launches: tuple[Launch, ...] = ()
+    written: int = 0
+    weights: int = 0
+    dtype: DType = DType.F32
 
 
 @dataclass(frozen=True, slots=True)

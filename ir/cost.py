@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from optc.ir.dtype import DType
 from optc.ir.graph import Node
 from optc.ir.ops import (
     ELEMENTWISE,
@@ -99,9 +100,32 @@ class Cost:
 def cost(node: Node) -> Cost:
     """Cost of one node; raises KeyError for an op that has no entry in `FLOPS`."""
     inputs, outputs = _types(node)
-    reads = _reads(node.op, inputs, outputs)
     written = 0 if isinstance(node.op, Reshape) else sum(item.nbytes for item in outputs)
-    return Cost(FLOPS[type(node.op)](node.op, inputs, outputs), sum(reads), written)
+    return Cost(FLOPS[type(node.op)](node.op, inputs, outputs), sum(reads(node)), written)
+
+
+def reads(node: Node) -> tuple[int, ...]:
+    """Bytes that a node reads of each of its inputs."""
+    return _reads(node.op, *_types(node))
+
+
+def compute_dtype(node: Node) -> DType:
+    """The dtype whose multiply-adds a node's time goes to: of its largest contraction's operands.
+
+    Casts are seen through, since a kernel may load what is narrow and widen it in registers; of two
+    operands the wider counts: bytes times floats are floats. f32 where nothing is contracted.
+    """
+    nodes = node.op.body.nodes if isinstance(node.op, Task) else (node,)
+    products = [item for item in nodes if isinstance(item.op, _CONTRACTIONS)]
+    if not products:
+        return DType.F32
+    largest = max(products, key=lambda item: FLOPS[type(item.op)](item.op, *_types(item)))
+    casts = {item.output: item.inputs[0] for item in nodes if isinstance(item.op, ew.Cast)}
+    dtypes = [casts.get(value, value).type.dtype for value in largest.inputs[:2]]
+    return max(dtypes, key=lambda dtype: (dtype.is_float, dtype.bits))
+
+
+_CONTRACTIONS = (Linear, MatMul, Conv, ConvTranspose, Attention)
 
 
 def total(nodes: Iterable[Node]) -> Cost:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optc.limits import Limits
+from optc.ir.dtype import DType
+from optc.limits import Bound, Least, Limits, Work
 from optc.runtime import Artifact, KernelTime
 
 SPREAD = 1.5  # p99 over p50 from which a run counts as disturbed
@@ -56,10 +57,13 @@ class KernelRow:
     kernel: str
     seconds: float
     share: float
-    flops: int
-    bytes: int
-    limit: float
-    bound: str
+    work: Work
+    least: Least
+
+    @property
+    def limit(self) -> float:
+        """The least seconds this machine could need."""
+        return self.least.seconds
 
     @property
     def of_limit(self) -> float:
@@ -68,12 +72,24 @@ class KernelRow:
 
     @property
     def speed(self) -> str:
-        """GFLOP/s of what is bound by computing, GB/s of what is bound by memory."""
+        """GFLOP/s (GOP/s of integers) of what is bound by computing, GB/s of everything else."""
         if not self.seconds:
             return ""
-        if self.bound == "compute":
-            return f"{self.flops / self.seconds * 1e-9:.1f} GFLOP/s"
+        if self.least.bound is Bound.COMPUTE:
+            unit = "GOP/s" if self.work.dtype.is_integer else "GFLOP/s"
+            return f"{self.work.flops / self.seconds * 1e-9:.1f} {unit}"
         return f"{self.bytes / self.seconds * 1e-9:.1f} GB/s"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes moved either way."""
+        return self.work.read + self.work.written
+
+    @property
+    def wall(self) -> str:
+        """What the least time comes from, with the dtype where that is not f32."""
+        narrow = self.least.bound is Bound.COMPUTE and self.work.dtype is not DType.F32
+        return f"{self.least.bound.value} {self.work.dtype}" if narrow else self.least.bound.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +104,12 @@ class Report:
     outside_seconds: float  # of a run, in the runs whose kernels were timed: driver, waking threads
     load_seconds: float
     peak_bytes: int
+    weights_bytes: int = 0  # that a run goes through
 
     def against(self, limits: Limits) -> Report:
         """The same times against other limits."""
         rows = tuple(
-            replace(
-                row,
-                limit=limits.seconds(row.flops, row.bytes),
-                bound=limits.bound(row.flops, row.bytes) if row.bytes else "",
-            )
-            for row in self.kernels
+            replace(row, least=limits.least(row.work, self.weights_bytes)) for row in self.kernels
         )
         return replace(self, kernels=rows, limits=limits)
 
@@ -136,23 +148,39 @@ def bench(
     profile = artifact.profile(**inputs, runs=clocked)
     elapsed = time.perf_counter() - start
     outside = max(0.0, elapsed - sum(k.total_ns for k in profile.kernels) * 1e-9) / clocked
-    rows = kernel_rows(profile.kernels, limits)
+    weights = int(artifact.manifest["weights_bytes"])
+    rows = kernel_rows(profile.kernels, limits, weights)
     peak = int(artifact.manifest["peak_bytes"])
-    return Report(artifact.name, threads, whole, rows, limits, outside, load_seconds, peak)
+    return Report(artifact.name, threads, whole, rows, limits, outside, load_seconds, peak, weights)
 
 
-def kernel_rows(kernels: Sequence[KernelTime], limits: Limits) -> tuple[KernelRow, ...]:
-    """The calls that ran, in their order; the fastest run of each, as others are disturbed ones."""
+def kernel_rows(
+    kernels: Sequence[KernelTime], limits: Limits, weights: int = 0
+) -> tuple[KernelRow, ...]:
+    """The calls that ran, in their order; the fastest run of each, as others are disturbed ones.
+
+    `weights` are the bytes of weights that a whole run goes through.
+    """
     fastest = [k.fastest_ns * 1e-9 if k.calls else 0.0 for k in kernels]
     total = sum(fastest) or 1.0
     return tuple(
         KernelRow(
-            k.label, k.kernel, seconds, seconds / total, k.flops, k.bytes,
-            limits.seconds(k.flops, k.bytes), limits.bound(k.flops, k.bytes) if k.bytes else "",
+            k.label,
+            k.kernel,
+            seconds,
+            seconds / total,
+            work_of(k),
+            limits.least(work_of(k), weights),
         )
         for k, seconds in zip(kernels, fastest, strict=True)
         if k.calls
-    )  # fmt: skip
+    )
+
+
+def work_of(kernel: KernelTime) -> Work:
+    """What a kernel call computes and moves, from what the artifact says of it."""
+    read = kernel.bytes - kernel.written
+    return Work(kernel.flops, read, kernel.written, kernel.weights, DType(kernel.dtype))
 
 
 def _advice(report: Report) -> Iterator[str]:
@@ -174,5 +202,5 @@ def _advice(report: Report) -> Iterator[str]:
         gain = (row.seconds - row.limit) / max(report.kernel_seconds, 1e-12)
         yield (
             f"{name} takes {row.share:.0%} of the time at {row.of_limit:.0%} of the "
-            f"machine's limit: there a run would be {gain:.0%} shorter"
+            f"machine's limit ({row.wall}): there a run would be {gain:.0%} shorter"
         )

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optc.ir.constant import Absent, Constant, Splat
-from optc.ir.cost import cost
+from optc.ir.cost import compute_dtype, cost
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Port
 from optc.ir.names import value_names
 from optc.ir.ops import Attention, Conv, ConvTranspose, Gru, Linear, Lstm, MatMul, Reshape, Task
 from optc.ir.store import all_constants
-from optc.limits import Limits
+from optc.limits import Limits, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,8 @@ def _nodes(graph: Graph, limits: Limits | None) -> Iterator[NodeFacts]:
     names = value_names(graph)
     for node in graph.nodes:
         price = cost(node)
+        work = Work(price.flops, price.bytes_read, price.bytes_written, 0, compute_dtype(node))
+        least = (limits or Limits.unknown(1)).least(work)
         yield NodeFacts(
             ", ".join(f"%{names[value]}" for value in node.outputs),
             label_of(node),
@@ -129,8 +131,8 @@ def _nodes(graph: Graph, limits: Limits | None) -> Iterator[NodeFacts]:
             macs(node),
             price.flops,
             price.bytes,
-            limits.seconds(price.flops, price.bytes) if limits else 0.0,
-            limits.bound(price.flops, price.bytes) if limits and price.bytes else "",
+            least.seconds,
+            least.bound.value,
             str(node.loc),
         )
 

@@ -1,63 +1,146 @@
-"""What this machine can do at most: multiply-adds per second, and bytes per second by cache level.
+"""What a machine can do at most, and the least time that leaves a kernel.
 
-Measured by a small C program that keeps every FMA unit busy, or streams through a buffer of each
-cache level's size; the best of several short runs counts. The result is kept per machine, so that
-only the first `optc bench` pays for it (about a second).
+The roofline (Williams et al. 2009) with three more walls: operations by dtype, caches by size,
+and what waking threads costs. The numbers are measured once (`microkernels.py`) and kept per CPU,
+set of instructions and number of threads in `limits.json` of the cache folder.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from optc.backends.aot.link import find_toolchain
 from optc.ir.diagnostics import OptcError
+from optc.ir.dtype import DType
 from optc.ir.output import replace_file
-from optc.ir.targets.target import Arch, Target
+from optc.ir.targets.target import Target
 
-VERSION = 1  # of the measurement: raised when it changes, so that kept results are not reused
-REPEATS = 7
-SOURCE = Path(__file__).with_name("limits.c")
+VERSION = 2  # of the measurement: raised when it changes, so that kept results are not reused
+FILE = "limits.json"
+
+
+class Bound(Enum):
+    """What the least time of a kernel comes from."""
+
+    UNKNOWN = ""
+    COMPUTE = "compute"
+    CACHE = "cache"
+    MEMORY = "memory"
+    FORK_JOIN = "fork-join"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a kernel computes and moves: operations in a dtype, and bytes; `weights` are read."""
+
+    flops: int
+    read: int
+    written: int = 0
+    weights: int = 0
+    dtype: DType = DType.F32
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """The least seconds for some work, and what they come from."""
+
+    seconds: float
+    bound: Bound
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A level of memory: how many bytes fit, and how many bytes per second it gives all threads."""
+    """A level of memory: how many bytes fit, and how many per second all threads together move.
+
+    `bandwidth` is for reading; `write` and `copy` (read and written bytes together) are the same
+    where they are 0.
+    """
 
     name: str
     size: int
     bandwidth: float
+    write: float = 0.0
+    copy: float = 0.0
+
+    def seconds(self, read: float, written: float) -> float:
+        """The least time to read and write so much: each by itself, and both at the copy's pace."""
+        write, copy = self.write or self.bandwidth, self.copy or self.bandwidth
+        return max(read / self.bandwidth, written / write, 2 * min(read, written) / copy)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """f32 operations per second and memory levels, for `threads` threads together."""
+    """Operations per second and memory levels of `threads` threads together.
+
+    `flops` are f32's; `peaks` those of other dtypes by name, where the CPU has instructions for
+    them. `fork_join` is what a parallel kernel takes beyond its work, in seconds.
+    """
 
     threads: int
     flops: float
     levels: tuple[Level, ...]
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    fork_join: float = 0.0
+
+    def peak(self, dtype: DType) -> float:
+        """Operations per second in a dtype; without instructions for it, they are done in f32."""
+        name = "i8" if dtype.bits <= 8 and dtype.is_integer else dtype.value
+        return self.peaks.get(name, self.flops)
+
+    def level(self, nbytes: int) -> Level:
+        """The nearest level that holds `nbytes`."""
+        return next((level for level in self.levels if level.size >= nbytes), self.levels[-1])
 
     def bandwidth(self, nbytes: int) -> float:
-        """Bytes per second of the nearest level that holds `nbytes`."""
-        return next(
-            (lv.bandwidth for lv in self.levels if lv.size >= nbytes), self.levels[-1].bandwidth
-        )
+        """Bytes per second read from the nearest level that holds `nbytes`."""
+        return self.level(nbytes).bandwidth
 
-    def seconds(self, flops: int, nbytes: int) -> float:
-        """The least time for these operations and bytes: the roofline (Williams et al. 2009)."""
-        return max(flops / self.flops, nbytes / self.bandwidth(nbytes) if nbytes else 0.0)
+    def least(self, work: Work, all_weights: int = 0) -> Least:
+        """The least time for some work, on all threads or on one.
+
+        `all_weights` are the bytes of weights that a whole run goes through: of those that no cache
+        holds until the next run, a kernel must read its part from memory.
+        """
+        if not self.known:
+            return Least(0.0, Bound.UNKNOWN)
+        shared = self._roofline(work, all_weights, 1)
+        if self.threads == 1:
+            return shared
+        alone = self._roofline(work, all_weights, self.threads)
+        forked = self.fork_join + shared.seconds
+        if alone.seconds <= forked:
+            return Least(alone.seconds, Bound.FORK_JOIN if work.flops or work.read else alone.bound)
+        bound = Bound.FORK_JOIN if self.fork_join > shared.seconds else shared.bound
+        return Least(forked, bound)
+
+    def _roofline(self, work: Work, all_weights: int, part: int) -> Least:
+        """With one of `part` threads: caches that threads share give one alone all they have."""
+        walls = {Bound.COMPUTE: part * work.flops / self.peak(work.dtype)}
+        near = self.level(part * (work.read + work.written))
+        own = part if near.name in ("l1", "l2") else 1
+        moving = own * near.seconds(work.read, work.written)
+        walls[Bound.MEMORY if near is self.levels[-1] else Bound.CACHE] = moving
+        if all_weights and len(self.levels) > 1:
+            kept = min(1.0, self.levels[-2].size / all_weights)
+            fetched = (1 - kept) * work.weights / self.levels[-1].bandwidth
+            walls[Bound.MEMORY] = max(fetched, walls.get(Bound.MEMORY, 0.0))
+        bound = max(walls, key=lambda wall: walls[wall])
+        return Least(walls[bound], bound if walls[bound] else Bound.UNKNOWN)
 
     def better(self, other: Limits) -> Limits:
-        """The higher of two measurements of the same machine, number by number."""
-        pairs = zip(self.levels, other.levels, strict=True)
-        levels = tuple(replace(a, bandwidth=max(a.bandwidth, b.bandwidth)) for a, b in pairs)
-        return Limits(self.threads, max(self.flops, other.flops), levels)
+        """The better of two measurements of the same machine, number by number."""
+        peaks = {
+            name: max(self.peaks.get(name, 0.0), other.peaks.get(name, 0.0))
+            for name in {**self.peaks, **other.peaks}
+        }
+        levels = tuple(map(_faster, self.levels, other.levels))
+        flops, fork_join = max(self.flops, other.flops), min(self.fork_join, other.fork_join)
+        return Limits(self.threads, flops, levels, peaks, fork_join)
 
     @staticmethod
     def unknown(threads: int) -> Limits:
@@ -69,75 +152,55 @@ class Limits:
         """Whether they say anything."""
         return math.isfinite(self.flops)
 
-    def bound(self, flops: int, nbytes: int) -> str:
-        """`compute` or `memory`: what the least time comes from; empty when that is unknown."""
-        if not self.known:
-            return ""
-        return "compute" if flops / self.flops >= nbytes / self.bandwidth(nbytes) else "memory"
+
+def _faster(one: Level, other: Level) -> Level:
+    return replace(
+        one,
+        bandwidth=max(one.bandwidth, other.bandwidth),
+        write=max(one.write, other.write),
+        copy=max(one.copy, other.copy),
+    )
+
+
+def kept_limits(target: Target, threads: int, cache: Path) -> Limits | None:
+    """What `limits_of` kept in `cache`, if anything."""
+    return _limits(_table(cache / FILE).get(_key(target, threads)))
 
 
 def limits_of(target: Target, threads: int, cache: Path, *, again: bool = False) -> Limits:
     """This machine's limits, measured now unless `cache` has them; raises E0501 (no C compiler).
 
-    `target` is the host; `cache` is a folder that is made when it is missing and may be unwritable.
-    `again` measures once more and keeps the better: what was measured on a busy machine is too low.
+    `target` is the host, or this machine with fewer instructions (`host_with`); `cache` is a folder
+    that is made when it is missing and may be unwritable. `again` measures once more and keeps the
+    better: what was measured on a busy machine is too low.
     """
-    kept = cache / "limits.json"
-    key = f"{VERSION} {target.description} {target.vector_bits} {threads}"
-    table = _kept(kept)
-    known = _limits(table[key]) if key in table else None
+    from optc.microkernels import measure
+
+    known = kept_limits(target, threads, cache)
     if known is not None and not again:
         return known
     found = measure(target, threads, cache)
     best = found if known is None else known.better(found)
-    _keep(kept, {**table, key: asdict(best)})
+    _keep(cache / FILE, _key(target, threads), best)
     return best
 
 
-def _limits(row: Mapping[str, Any]) -> Limits:
-    return Limits(row["threads"], row["flops"], tuple(Level(**level) for level in row["levels"]))
+def _key(target: Target, threads: int) -> str:
+    features = " ".join(sorted(target.features))
+    return f"{VERSION}; {target.description}; {features}; threads {threads}"
 
 
-def measure(target: Target, threads: int, cache: Path | None = None) -> Limits:
-    """Measure the machine this runs on; takes about a second."""
-    with tempfile.TemporaryDirectory() as name:
-        library = _build(target, Path(name), cache)
-        flops = max(library.optc_limits_fma(threads) for _ in range(REPEATS))
-        levels = []
-        for space in target.memory:
-            size = _buffer(space.name, space.size, target)
-            best = max(library.optc_limits_read(threads, size) for _ in range(REPEATS))
-            held = space.size * (threads if space.name in ("l1", "l2") else 1)
-            levels.append(Level(space.name, held, best))
-    return Limits(threads, flops, tuple(levels))
+def _limits(row: Any) -> Limits | None:
+    if not isinstance(row, dict):
+        return None
+    try:
+        levels = tuple(Level(**level) for level in row["levels"])
+        return Limits(**{**row, "levels": levels})
+    except (KeyError, TypeError):
+        return None
 
 
-def _buffer(name: str, size: int, target: Target) -> int:
-    """Bytes each thread reads: half a cache, so that it stays there; four last caches for DRAM."""
-    if name != "dram":
-        shared = target.cores if name == "l3" else 1
-        return max(4096, size // 2 // shared)
-    return 4 * max((space.size for space in target.memory if space.name != "dram"), default=1 << 25)
-
-
-def _build(target: Target, folder: Path, cache: Path | None) -> ctypes.CDLL:
-    features = {512: "avx512f,fma", 256: "avx2,fma", 128: "sse4.2"}[target.vector_bits]
-    if target.vector_bits == 512 and target.arch is not Arch.X86_64:
-        features = ""
-    attribute = f'__attribute__((target("{features}")))' if target.arch is Arch.X86_64 else ""
-    text = SOURCE.read_text()
-    defines = f"#define VECTOR_BYTES {target.vector_bits // 8}\n#define TARGET {attribute}\n"
-    (folder / "limits.c").write_text(defines + text)
-    toolchain = find_toolchain(target.triple, cache)
-    objects = toolchain.compile(("limits.c",), folder)
-    toolchain.share(objects, ("optc_limits_fma", "optc_limits_read"), "limits.so", folder)
-    library = ctypes.CDLL(str(folder / "limits.so"))
-    library.optc_limits_fma.restype = library.optc_limits_read.restype = ctypes.c_double
-    library.optc_limits_read.argtypes = (ctypes.c_int, ctypes.c_size_t)
-    return library
-
-
-def _kept(path: Path) -> Mapping[str, Any]:
+def _table(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -145,13 +208,12 @@ def _kept(path: Path) -> Mapping[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def _keep(path: Path, table: Mapping[str, object]) -> None:
+def _keep(path: Path, key: str, limits: Limits) -> None:
+    table = {name: row for name, row in _table(path).items() if name.startswith(f"{VERSION};")}
+    table[key] = asdict(limits)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as aside:
-            aside.write_text(json.dumps(table, indent=1))
-    except (
-        OSError,
-        OptcError,
-    ):  # a cache that cannot be written costs a second next time, nothing else
-        return
+            aside.write_text(json.dumps(table, indent=1) + "\n")
+    except (OSError, OptcError):
+        return  # a cache that cannot be written costs two seconds next time, nothing else

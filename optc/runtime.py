@@ -39,7 +39,11 @@ _SKIP_DIGEST, _COPY_WEIGHTS = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """What one kernel call cost in nanoseconds, and what it computes and moves each time."""
+    """What one kernel call cost in nanoseconds, and what it computes and moves each time.
+
+    `dtype` is the one whose multiply-adds its time goes to; of the bytes, `written` are written and
+    `weights` are read of weights.
+    """
 
     label: str
     kernel: str
@@ -49,6 +53,9 @@ class KernelTime:
     calls: int
     total_ns: int
     fastest_ns: int
+    dtype: str = "f32"
+    written: int = 0
+    weights: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +194,8 @@ class Artifact:
             name: library.segment_runs(handle, ctypes.c_int(index))
             for index, name in enumerate(names)
         }
-        return Profile(tuple(_kernel_time(entry) for entry in entries), runs)
+        calls = [call for part in self.manifest["segments"] for call in part["calls"]]
+        return Profile(tuple(map(_kernel_time, entries, calls)), runs)
 
     def set_threads(self, threads: int) -> None:
         """Threads for the calls to come; 0: one for each physical core this process may use."""
@@ -286,7 +294,7 @@ def _check_machine(bundle: Bundle) -> None:
         )
 
 
-def _kernel_time(entry: _Entry) -> KernelTime:
+def _kernel_time(entry: _Entry, call: Mapping[str, Any]) -> KernelTime:
     label, symbol, segment = entry.label.decode(), entry.symbol.decode(), entry.segment.decode()
     return KernelTime(
         label,
@@ -297,6 +305,9 @@ def _kernel_time(entry: _Entry) -> KernelTime:
         entry.calls,
         entry.total_ns,
         entry.fastest_ns,
+        call.get("dtype", "f32"),  # artifacts of older versions do not say
+        call.get("written", 0),
+        call.get("weights", 0),
     )
 
 

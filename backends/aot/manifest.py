@@ -92,9 +92,18 @@ def _port(port: Port | StateSlot) -> dict[str, Any]:
 def _call(call: Call | Copy) -> dict[str, Any]:
     match call:
         case Call(symbol=symbol, label=label, flops=flops, bytes=nbytes):
-            return {"label": label, "kernel": symbol, "flops": flops, "bytes": nbytes}
+            return {
+                "label": label,
+                "kernel": symbol,
+                "flops": flops,
+                "dtype": call.dtype.value,
+                "bytes": nbytes,
+                "written": call.written,
+                "weights": call.weights,
+            }
         case Copy(label=label, nbytes=nbytes):
-            return {"label": label, "kernel": "memmove", "flops": 0, "bytes": 2 * nbytes}
+            moved = {"bytes": 2 * nbytes, "written": nbytes, "weights": 0}
+            return {"label": label, "kernel": "memmove", "flops": 0, "dtype": "f32", **moved}
 
 
 def _flow(steps: Sequence[Step]) -> list[dict[str, Any]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from optc.ir.diagnostics import error
 from optc.ir.targets.catalogue import BF16, DOT, TARGETS, V2, V3, V4, VNNI
-from optc.ir.targets.target import MemorySpace, Target
+from optc.ir.targets.target import Arch, MemorySpace, Target
 
 _LEVELS = (  # features that must be there, the row to start from
     (BF16, "znver4"),
@@ -41,6 +42,15 @@ def host() -> Target:
     return replace(
         base, name="host", cpu=cpu, cores=physical_cores(), memory=_caches(), description=text
     )
+
+
+def host_with(features: Sequence[str]) -> Target:
+    """This machine as code sees it that was compiled for `features` only: fewer instructions."""
+    whole = host()
+    if whole.arch is not Arch.X86_64:
+        return replace(whole, features=tuple(features))
+    bits = 512 if "avx512f" in features else 256 if "avx2" in features else 128
+    return replace(whole, features=tuple(features), vector_bits=bits, fma="fma" in features)
 
 
 def physical_cores() -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,12 +15,13 @@ from optc.cli.inputs import read_arrays
 from optc.cli.options import cache_folder, threads_option
 from optc.cli.terminal import console, plain_table, styled
 from optc.inputs import random_arrays
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.detect import host_with
 from optc.limits import Limits, limits_of
 from optc.report.numbers import bytes_text, place_text, seconds_text, three_digits
 from optc.runtime import load
 
 BEYOND = 1.05  # of a limit: it was measured while something else ran, so it is measured again
+WORTH = 0.01  # share of the time below which a clock's step is as long as the kernel
 
 
 @click.command("bench")
@@ -62,25 +64,45 @@ def bench_command(
     """Time ARTIFACT on this machine: percentiles of whole runs, then a table of its kernels.
 
     "% of limit" compares a kernel with the least time this machine could need for its operations
-    and bytes; the limits are measured once and kept.
+    and bytes with the instructions that the artifact may use; "bound" says what that time comes
+    from. The limits are measured once and kept (`optc targets host --measure`).
     """
-    host = find_target("host")
     start = time.perf_counter()
     with load(artifact, threads=threads, cache=cache_folder() / "artifacts") as model:
         loaded = time.perf_counter() - start
         inputs = read_arrays(source) if source is not None else random_arrays(model.inputs, 0)
+        built_for = model.manifest["target"]
+        host = host_with(built_for["features"])
         count = threads or host.cores
-        on_gpu = "gpu" in model.manifest["target"]
-        limits = Limits.unknown(1) if on_gpu else limits_of(host, count, cache_folder())
+        limits = Limits.unknown(1) if "gpu" in built_for else limits_of(host, count, cache_folder())
         report = bench(
             model, inputs, limits, threads=count, runs=runs, warmup=warmup, load_seconds=loaded
         )
-    if any(row.of_limit > BEYOND for row in report.kernels):
+    if any(row.of_limit > BEYOND and row.share > WORTH for row in report.kernels):
         report = report.against(limits_of(host, count, cache_folder(), again=True))
     if as_json:
-        click.echo(json.dumps({**asdict(report), "advice": report.advice}, indent=1))
+        click.echo(json.dumps(plain(report), indent=1))
         return
     show_report(report, 1_000_000 if everything else 20)
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """A report as JSON takes it; a kernel's numbers side by side."""
+    kernels = [
+        {
+            "label": row.label,
+            "kernel": row.kernel,
+            "seconds": row.seconds,
+            "share": row.share,
+            "flops": row.work.flops,
+            "dtype": row.work.dtype.value,
+            "bytes": row.bytes,
+            "limit": row.limit,
+            "bound": row.least.bound.value,
+        }
+        for row in report.kernels
+    ]
+    return {**asdict(replace(report, kernels=())), "kernels": kernels, "advice": report.advice}
 
 
 def show_report(report: Report, most: int) -> None:
@@ -117,8 +139,9 @@ def _limit_line(limits: Limits) -> str:
     if not limits.known:
         return "limit: not measured for a GPU"
     near = limits.levels[-1].bandwidth
+    others = "".join(f", {name} {peak * 1e-9:.0f}" for name, peak in limits.peaks.items())
     return (
-        f"limit: {limits.flops * 1e-9:.0f} GFLOP/s, {near * 1e-9:.1f} GB/s from memory, "
+        f"limit: {limits.flops * 1e-9:.0f} GFLOP/s{others}, {near * 1e-9:.1f} GB/s from memory, "
         "more from caches where a kernel's bytes fit (measured)"
     )
 
@@ -129,7 +152,7 @@ def _kernels(report: Report, most: int):  # type: ignore[no-untyped-def]
     rows = sorted(report.kernels, key=lambda row: -row.seconds)
     for row in rows[:most]:
         label, _, place = row.label.partition(" @ ")
-        table.add_row(label, place_text(place), *_numbers(row), row.bound)
+        table.add_row(label, place_text(place), *_numbers(row), row.wall)
     rest = rows[most:]
     if rest:
         seconds = sum(row.seconds for row in rest)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from optc.cli.options import threads_option
 from optc.cli.terminal import console, plain_table, styled
 
 
@@ -59,10 +60,26 @@ EFFECTS = {
 
 @click.command("targets")
 @click.argument("name", required=False)
-def targets_command(name: str | None) -> None:
-    """List the targets, or show all that is known of the target called NAME."""
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Measure what this machine reaches with the target's instructions, and keep it.",
+)
+@threads_option()
+def targets_command(name: str | None, measure: bool, threads: int) -> None:
+    """List the targets, or show all that is known of the target called NAME.
+
+    With --measure, this machine's limits: operations per second by dtype, bandwidth of memory and
+    caches, the cost of a fork-join. `optc bench` quotes them; what is measured again keeps the
+    better of each number. NAME is host, or another target to leave instructions out.
+    """
     from optc.ir.targets.catalogue import TARGETS, find_target
 
+    if measure:
+        from optc.cli.limits import measure_command
+
+        measure_command(name or "host", threads)
+        return
     if name is not None:
         _show_target(name)
         return
@@ -96,6 +113,10 @@ def _show_target(name: str) -> None:
     for key, value in facts.items():
         table.add_row(key, value)
     console().print(table)
+    if name == "host":
+        from optc.cli.limits import show_kept
+
+        show_kept(row)
 
 
 @click.command("ops")

@@ -34,6 +34,7 @@ X = np.zeros((4, 16), dtype=np.float32)
         (["compile", "m"], "E0703", "--output"),
         (["passes", "fold-batchnorm"], "E0130", "fold-batch-norm"),
         (["targets", "znver5"], "E0140", "znver"),
+        (["targets", "cuda-sm_90", "--measure"], "E0143", "targets host"),
         (["explain", "E0149"], "E0704", "E014"),
         (["opt", "missing.optc"], "E0112", "missing.optc"),
         (["inspect", "missing.pt2"], "E0112", "missing.pt2"),

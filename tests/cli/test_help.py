@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 
@@ -10,6 +12,8 @@ from optc.cli import optc as group
 from optc.ir.codes import pages
 from optc.ir.ops import OP_OF
 from optc.ir.targets.catalogue import TARGETS
+from optc.ir.targets.detect import host
+from optc.limits import Level, Limits
 from optc.passes.catalogue import names
 from tests.cli.conftest import Optc
 
@@ -90,3 +94,14 @@ def test_a_target_is_shown(optc: Optc) -> None:
     result = optc("targets", "cortex-a76")
     assert "asimddp" in result.out
     assert "aarch64-linux-gnu" in result.out
+
+
+def test_limits_are_measured_kept_and_shown(optc: Optc, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(1, 3e9, (Level("dram", 1 << 30, 7e9, 5e9, 6e9),), {"i8": 12e9})
+    monkeypatch.setattr("optc.microkernels.measure", lambda *_: limits)
+    monkeypatch.setattr("optc.cli.limits.cache_folder", Path.cwd)
+    for arguments in (("host", "--measure", "--threads", host().cores), ("host",)):
+        result = optc("targets", *arguments)
+        assert result.code == 0
+        for words in ("i8 12 4.0", "dram 1.07 GB 7.0 5.0 6.0"):
+            assert words in " ".join(result.out.split())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optc.bench import KernelRow, Percentiles, Report, kernel_rows
-from optc.limits import Level, Limits
+from optc.limits import Bound, Least, Level, Limits, Work
 from optc.runtime import KernelTime
 
 LIMITS = Limits(2, 1e9, (Level("dram", 1 << 30, 1e9),))
@@ -20,7 +20,8 @@ def report(kernels: tuple[KernelRow, ...], outside: float = 0.0, **whole: float)
 
 
 def row(seconds: float, share: float, limit: float) -> KernelRow:
-    return KernelRow("linear 4x4xf32 @ m.py:1", "k", seconds, share, 100, 100, limit, "compute")
+    least = Least(limit, Bound.COMPUTE)
+    return KernelRow("linear 4x4xf32 @ m.py:1", "k", seconds, share, Work(100, 100), least)
 
 
 def test_percentiles_are_in_seconds() -> None:
@@ -74,5 +75,5 @@ def test_tiny_kernels_want_one_thread() -> None:
 def test_a_limit_measured_again_only_grows() -> None:
     other = Limits(2, 5e8, (Level("dram", 1 << 30, 3e9),))
     assert LIMITS.better(other) == Limits(2, 1e9, (Level("dram", 1 << 30, 3e9),))
-    kernel = KernelRow("k", "k", 1e-6, 1.0, 0, 3000, 3e-6, "memory")
+    kernel = KernelRow("k", "k", 1e-6, 1.0, Work(0, 3000), Least(3e-6, Bound.MEMORY))
     assert report((kernel,)).against(LIMITS.better(other)).kernels[0].of_limit == pytest.approx(1.0)

@@ -61,20 +61,6 @@ def test_peak_memory_is_what_lives_at_once() -> None:
     assert inspect_module(parse(text)).peak_bytes == 64 * 4
 
 
-def test_the_least_time_is_the_slower_of_computing_and_moving() -> None:
-    assert LIMITS.seconds(10**9, 100) == pytest.approx(1.0)
-    assert LIMITS.bound(10**9, 100) == "compute"
-    assert LIMITS.seconds(10, 10**8) == pytest.approx(1.0)
-    assert LIMITS.bound(10, 10**8) == "memory"
-    assert LIMITS.seconds(0, 0) == 0
-
-
-def test_bytes_that_fit_a_cache_move_at_its_speed() -> None:
-    assert LIMITS.bandwidth(1000) == 1e9
-    assert LIMITS.bandwidth(1001) == 1e8
-    assert LIMITS.bandwidth(1 << 40) == 1e8
-
-
 def test_a_node_has_its_source_line() -> None:
     text = 'graph @main(%x: 2xf32) { %y = relu(%x) : 2xf32 @ "m.py":7 in "head" return %y }'
     (node,) = inspect_module(parse(text), LIMITS).nodes
