@@ -23,6 +23,7 @@ from tvm.tirx import PrimFunc
 
 from optc.backends.tvm.elf import undefined_symbols
 from optc.backends.tvm.indices import simplify_indices
+from optc.backends.tvm.operands import typed_operands
 from optc.backends.tvm.target_info import llvm_target
 from optc.backends.tvm.workspace import to_workspace
 from optc.ir.targets.target import Target
@@ -107,6 +108,7 @@ def compile_functions(functions: Sequence[PrimFunc], target: Target) -> ObjectCo
         module = tvm.IRModule({name: function for name, (function, _) in plain.items()})
         for lower in _storage_passes():
             module = lower(module)
+        module = tvm.IRModule({name: typed_operands(f) for name, f in module.functions.items()})
         built = tvm.get_global_func("target.build.llvm")(module, llvm)
     workspace = {name.name_hint: size for name, (_, size) in plain.items()}
     return ObjectCode(_checked(_object_bytes(built), functions), workspace)

@@ -10,17 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tvm import tirx
 from tvm.ir import Expr
+from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.dot import Dot, bits_of_half
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
-from optc.backends.tvm.templates.loops import Code
+from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.nest import space_of, unravel
 from optc.backends.tvm.templates.places import Coordinate, plain, shifted
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
-from optc.backends.tvm.templates.product import Operand, Product, left_operand
+from optc.backends.tvm.templates.product import Left, Product, left_operand, multiplies
 from optc.backends.tvm.templates.tile import (
     Tile,
     accumulate,
@@ -29,6 +32,7 @@ from optc.backends.tvm.templates.tile import (
     register_rows,
     tile_cycles,
 )
+from optc.ir.dtype import DType
 from optc.ir.ops import Linear, MatMul
 
 _MOST_VECTORS = 4
@@ -53,13 +57,13 @@ class BatchMatMul:
     version: int = 1
 
     def match(self, problem: Problem) -> Plan | Miss:
-        """Takes a task around one `matmul` or `linear` of floats."""
+        """Takes a task around one `matmul` or `linear` of floats or bytes."""
         anchors = [n for n in problem.body.nodes if isinstance(n.op, Linear | MatMul)]
         if len(anchors) != 1:
             return Miss("the task has no single matrix product")
         (anchor,) = anchors
-        if not anchor.output.type.dtype.is_float or not anchor.output.type.elements:
-            return Miss(f"products of {anchor.output.type} go elsewhere")
+        if not multiplies(anchor):
+            return Miss(f"products of {anchor.inputs[0].type} go elsewhere")
         if anchor.inputs[0].shape[-1] == 0:
             return Miss("sums of nothing go elsewhere")
         task = fused(problem, anchor)
@@ -78,6 +82,11 @@ class BatchMatMulPlan:
         """The product."""
         return Product(self.task.anchor)
 
+    @cached_property
+    def dot(self) -> Dot:
+        """How the target multiplies and adds."""
+        return self.product.dot(self.task.problem.target)
+
     def candidates(self) -> Sequence[Knobs]:
         """Tile shapes, the fewest estimated cycles first."""
         target, product = self.task.problem.target, self.product
@@ -85,7 +94,7 @@ class BatchMatMulPlan:
         batches = math.prod(product.batch)
         found = []
         for vectors in range(1, min(_MOST_VECTORS, -(-product.n // lanes)) + 1):
-            rows = min(product.m, register_rows(target, vectors))
+            rows = min(product.m, register_rows(target, vectors, self.dot))
             rows = -(-product.m // -(-product.m // rows))
             panels = -(-product.n // (vectors * lanes))
             parts = 1
@@ -101,7 +110,8 @@ class BatchMatMulPlan:
         tiles, vectors = -(-product.m // knobs.rows), -(-product.n // lanes)
         panels = -(-vectors // knobs.vectors)
         items = math.prod(product.batch) * panels * knobs.parts
-        tile = tile_cycles(product.m / tiles, vectors / panels, product.k)
+        steps = self.dot.words(product.k)
+        tile = tile_cycles(product.m / tiles, vectors / panels, steps, self.dot.cost)
         copy = product.k * vectors / panels * (lanes if product.transposed else 1)
         return -(-items // target.cores) * (tile * tiles / knobs.parts + copy)
 
@@ -117,6 +127,7 @@ class _Emission:
         self.plan, self.knobs, self.product = plan, knobs, plan.product
         self.target = plan.task.problem.target
         self.lanes = self.target.lanes(self.product.dtype)
+        self.dot, self.steps = plan.dot, plan.dot.words(self.product.k)
         self.by_lanes = broadcasts_lanes(self.target)
         self.unroll = self.lanes if self.by_lanes else _UNROLL
         self.width = knobs.vectors * self.lanes
@@ -126,7 +137,7 @@ class _Emission:
 
     def run(self, symbol: str) -> Emitted:
         code, product, knobs = self.code, self.product, self.knobs
-        left = left_operand(code, self.io, product, self.target)
+        left = left_operand(code, self.io, product, self.target, self.dot)
         full, rest = divmod(product.n, self.width)
         panels = full + (rest > 0)
         items = math.prod(product.batch) * panels * knobs.parts
@@ -139,13 +150,11 @@ class _Emission:
                     self.panel(left, at, panel, part, columns)
         return self.io.finish(code, symbol)
 
-    def panel(
-        self, left: Operand, at: Sequence[Expr], panel: Expr, part: Expr, columns: int
-    ) -> None:
+    def panel(self, left: Left, at: Sequence[Expr], panel: Expr, part: Expr, columns: int) -> None:
         """All tiles of one panel in one part of the rows."""
         code, product, parts = self.code, self.product, self.knobs.parts
         first = panel * self.width
-        right, padded = self.right(at, first, columns)
+        right = self.right(at, first, columns)
         tiles = -(-product.m // self.knobs.rows)
         short, tall = divmod(product.m, tiles)
         begin = tirx.floordiv(part * tiles, parts)
@@ -155,23 +164,19 @@ class _Emission:
             row = code.bind(strip * short + tirx.min(strip, tall), "row")
             for rows, here in code.cases(strip < tall, (tall, short + 1), (tiles - tall, short)):
                 with here:
-                    self.tile(left, right, padded, at, row, first, Tile(rows, columns, self.lanes))
+                    self.tile(left, right, at, row, first, Tile(rows, columns, self.lanes))
 
     def tile(
-        self,
-        left: Operand,
-        right: Callable[[Expr, Expr], Expr],
-        padded: bool,
-        at: Sequence[Expr],
-        row: Expr,
-        first: Expr,
-        tile: Tile,
+        self, left: Left, right: _Right, at: Sequence[Expr], row: Expr, first: Expr, tile: Tile
     ) -> None:
         code, product = self.code, self.product
-        dtype = tvm_dtype(product.dtype)
+
+        def load(buffer: Buffer, r: int, k: Expr) -> None:
+            left.load(buffer, at, row + r, k)
+
         sums = accumulate(
-            code, tile, product.k, self.unroll, lambda r, k: left(at, row + r, k), right, dtype,
-            padded, self.by_lanes,
+            code, tile, self.steps, self.unroll, lambda r, k: left.word(at, row + r, k), right.word,
+            self.dot, right.padded, load if self.by_lanes else None, start=right.start,
         )  # fmt: skip
 
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:
@@ -182,28 +187,28 @@ class _Emission:
 
         drain(code, tile, sums, finish, self.plan.task.epilogue_size, self.by_column)
 
-    def right(
-        self, at: Sequence[Expr], first: Expr, columns: int
-    ) -> tuple[Callable[[Expr, Expr], Expr], bool]:
-        """Elements (k, column) of a panel, and whether columns beyond the last may be read."""
+    def right(self, at: Sequence[Expr], first: Expr, columns: int) -> _Right:
+        """The words of a panel."""
         code, product, value = self.code, self.product, self.product.node.inputs[1]
 
         def element(block: Code | None, index: Sequence[Expr]) -> Expr:
             k, column = index
-            place = product.right_index(at, k, first + column)
-            return product.wide(self.io.read(block, value, place))
+            return self.io.read(block, value, product.right_index(at, k, first + column))
 
+        width = Tile(1, columns, self.lanes).width
+        if self.dot.group > 1:
+            tile = Tile(1, columns, self.lanes)
+            return _WordPanel(code, self.dot, element, product.k, tile, product.transposed).right()
         space = space_of([product.k, columns], element)
         contiguous = all(strides[-1] == 1 for strides in space.strides)
-        plain = space.operations == 0 and value.type.dtype is product.dtype
+        plain = space.operations == 0 and value.type.dtype is self.dot.right
         if not product.transposed and plain and contiguous and space.strides:
-            return lambda k, column: element(None, [k, column]), False
-        width = Tile(1, columns, self.lanes).width
+            return _Right(lambda k, column: element(None, [k, column]), padded=False)
         dtype = tvm_dtype(product.dtype)
         large = product.k * width * product.dtype.bits // 8 > _STACK_PANEL
         panel = code.scratch("panel", (product.k, width), dtype, "global" if large else "local")
         self.copy(panel, element, columns, width)
-        return lambda k, column: panel[k, column], True
+        return _Right(lambda k, column: panel[k, column])
 
     def copy(
         self,
@@ -216,7 +221,92 @@ class _Emission:
         code, k_extent = self.code, self.product.k
         zero = tirx.const(0, tvm_dtype(self.product.dtype))
         with code.loop("column", columns) as column, code.loop("k", k_extent) as k:
-            code.store(panel, (k, column), element(code, [k, column]))
+            code.store(panel, (k, column), self.product.wide(element(code, [k, column])))
         if columns < width:
             with code.loop("k", k_extent) as k, code.loop("column", width - columns) as column:
                 code.store(panel, (k, columns + column), zero)
+
+
+@dataclass(frozen=True)
+class _Right:
+    """A panel: its words by (k, column), what a column's sums start at, whether it is padded."""
+
+    word: Callable[[Expr, Expr], Expr]
+    padded: bool = True
+    start: Callable[[Expr], Expr] | None = None
+
+
+@dataclass(frozen=True)
+class _WordPanel:
+    """Copies a panel of a right side into words, columns beyond the last being zero."""
+
+    code: Code
+    dot: Dot
+    element: Callable[[Code | None, Sequence[Expr]], Expr]
+    k: int
+    tile: Tile  # of one row
+    by_column: bool  # neighbours along K are neighbours in memory
+
+    def right(self) -> _Right:
+        """Emit the copy."""
+        words, width = self.dot.words(self.k), self.tile.width
+        scope = "global" if words * width * 4 > _STACK_PANEL else "local"
+        panel = self.code.scratch("panel", (words, width), "int32", scope)
+        whole, rest = divmod(self.k, self.dot.group)
+        if self.by_column:
+            with self.code.loop("column", self.tile.columns) as column:
+                with self.code.loop("k", whole) as k:
+                    self.code.store(panel, (k, column), self._word(k, column, self.dot.group))
+                if rest:
+                    last = self._word(as_index(whole), column, rest)
+                    self.code.store(panel, (whole, column), last)
+            if self.tile.columns < width:
+                with self.code.loop("k", words) as k:
+                    self._clear(panel, k)
+        else:
+            with self.code.loop("k", whole) as k:
+                self._row(panel, k, self.dot.group)
+            if rest:
+                self._row(panel, as_index(whole), rest)
+        start = self._start(panel, words) if self.dot.origin else None
+        return _Right(lambda k, column: panel[k, column], start=start)
+
+    def _row(self, panel: Buffer, k: Expr, count: int) -> None:
+        for at, lanes in self.tile.pieces():
+            with self.code.vector("lane", lanes) as lane:
+                self.code.store(panel, (k, at + lane), self._word(k, at + lane, count))
+        self._clear(panel, k)
+
+    def _clear(self, panel: Buffer, k: Expr) -> None:
+        with self.code.unrolled("rest", self.tile.width - self.tile.columns) as rest:
+            self.code.store(panel, (k, self.tile.columns + rest), tirx.const(0, "int32"))
+
+    def _word(self, k: Expr, column: Expr, count: int) -> Expr:
+        bits, kind = 32 // self.dot.group, tvm_dtype(self.dot.panel)
+        total: Expr = tirx.const(0, "int32")
+        for i in range(count):
+            value = self.element(None, [k * self.dot.group + i, column])
+            if self.dot.panel is DType.BF16:
+                value = bits_of_half(value)
+            elif str(value.ty) != kind:
+                value = tirx.Cast(kind, value)
+            part = tirx.Cast("int32", tirx.reinterpret(f"uint{bits}", value))
+            shifted = tirx.shift_left(part, tirx.const(i * bits, "int32")) if i else part
+            total = tirx.bitwise_or(total, shifted) if i else shifted
+        return total
+
+    def _start(self, panel: Buffer, words: int) -> Callable[[Expr], Expr]:
+        """What sums start at: less what flipped signs of the left side add."""
+        code, lanes = self.code, self.tile.lanes
+        start = code.scratch("origin", (self.tile.width,), "int32")
+        signs, zero = tirx.const(-0x7F7F7F80, "int32"), tirx.const(0, "int32")
+        for first in range(0, self.tile.width, lanes):
+            sums = code.scratch("sums", (lanes,), "int32")
+            with code.vector("lane", lanes) as lane:
+                code.store(sums, (lane,), zero)
+            with code.loop("k", words) as k, code.vector("lane", lanes) as lane:
+                total = self.dot.add(sums[lane], signs, panel[k, first + lane])
+                code.store(sums, (lane,), total)
+            with code.vector("lane", lanes) as lane:
+                code.store(start, (first + lane,), zero - sums[lane])
+        return lambda column: start[column]

@@ -15,17 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
+from tvm.tirx import Buffer
 
-from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.dot import Dot, Words
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.places import Coordinate, plain, shifted
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
-from optc.backends.tvm.templates.product import Operand, Product, left_operand
+from optc.backends.tvm.templates.product import Left, Product, left_operand, multiplies
 from optc.backends.tvm.templates.tile import (
     Tile,
     accumulate,
@@ -49,18 +51,20 @@ _LINE = 64  # bytes of a cache line
 class PanelPack:
     """[N, K] (`transposed`) or [K, N] weights as panels [K][width] one after another, zero-padded.
 
-    The last panel is only as wide as its columns need, in whole vectors of `lanes`.
+    K counts words. The last panel is only as wide as its columns need, in whole vectors of `lanes`.
     """
 
     width: int
     lanes: int
     transposed: bool
+    words: Words
 
     def type(self, natural: TensorType) -> TensorType:
-        """One axis of K * N' elements, N' being N in whole vectors."""
+        """One axis of K * N' words, N' being N in whole vectors."""
         rows, columns = natural.shape[-2], natural.shape[-1]
         n, k = (rows, columns) if self.transposed else (columns, rows)
-        return natural.with_shape((k * -(-n // self.lanes) * self.lanes,))
+        size = self.words.rows(k) * -(-n // self.lanes) * self.lanes
+        return TensorType((size,), self.words.word)
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """The panels, flat."""
@@ -69,7 +73,8 @@ class PanelPack:
         matrix = array.reshape(rows, columns)
         padded = np.zeros((k, -(-n // self.lanes) * self.lanes), array.dtype)
         padded[:, :n] = matrix.T if self.transposed else matrix
-        parts = np.split(padded, range(self.width, padded.shape[1], self.width), axis=1)
+        packed = np.concatenate([self.words.start(padded), self.words.pack(padded)])
+        parts = np.split(packed, range(self.width, packed.shape[1], self.width), axis=1)
         return np.concatenate([part.ravel() for part in parts])
 
 
@@ -101,8 +106,8 @@ class Gemm:
             return Miss("the right side is not a constant of the product's own")
         if not Product(anchor).shared:
             return Miss("the right side is a batch of matrices")
-        if not anchor.output.type.dtype.is_float or not anchor.output.type.elements:
-            return Miss(f"products of {anchor.output.type} go elsewhere")
+        if not multiplies(anchor):
+            return Miss(f"products of {anchor.inputs[0].type} go elsewhere")
         task = fused(problem, anchor)
         return task if isinstance(task, Miss) else GemmPlan(task)
 
@@ -119,13 +124,28 @@ class GemmPlan:
         """The product."""
         return Product(self.task.anchor)
 
+    @cached_property
+    def dot(self) -> Dot:
+        """How the target multiplies and adds."""
+        return self.product.dot(self.task.problem.target)
+
+    @property
+    def steps(self) -> int:
+        """K in words."""
+        return self.dot.words(self.product.k)
+
+    @property
+    def line(self) -> int:
+        """Words of weights in a cache line."""
+        return _LINE * 8 // self.dot.packing.word.bits
+
     def candidates(self) -> Sequence[Knobs]:
         """Tile shapes, the fewest estimated cycles first."""
         target = self.task.problem.target
         lanes = target.lanes(self.product.dtype)
         found = []
         for vectors in range(1, min(_MOST_VECTORS, -(-self.product.n // lanes)) + 1):
-            most = register_rows(target, vectors)
+            most = register_rows(target, vectors, self.dot)
             for limit in dict.fromkeys((most, min(most, self._apart))):
                 # Heights that divide the rows evenly; a lower one may suit the number of threads.
                 tiles = -(-self.product.m // limit)
@@ -140,15 +160,14 @@ class GemmPlan:
         lanes = target.lanes(self.product.dtype)
         if broadcasts_lanes(target):
             return lanes
-        line = _LINE * 8 // self.product.node.inputs[1].type.dtype.bits
         if self._is_far:
-            return min(_MOST_UNROLL, max(_UNROLL, strips * line // (vectors * lanes)))
+            return min(_MOST_UNROLL, max(_UNROLL, strips * self.line // (vectors * lanes)))
         return _UNROLL
 
     @property
     def _apart(self) -> int:
         """Rows whose elements do not drive each other out of the first cache."""
-        stride = self.product.k * self.product.dtype.bits // 8
+        stride = self.steps * self.dot.group * self.dot.left.bits // 8
         return rows_without_conflict(self.task.problem.target, stride)
 
     @property
@@ -165,12 +184,11 @@ class GemmPlan:
         through its weights, which the hardware sees by itself.
         """
         strips = -(-self.product.m // knobs.rows)
-        steps = self.product.k // knobs.unroll
+        steps = self.steps // knobs.unroll
         if strips < 2 or not self._is_far or not steps:
             return 0
         lanes = self.task.problem.target.lanes(self.product.dtype)
-        weights = self.product.node.inputs[1].type.dtype.bits // 8
-        lines = self.product.k * knobs.vectors * lanes * weights / _LINE
+        lines = self.steps * knobs.vectors * lanes / self.line
         return min(_MOST_FETCHES, math.ceil(lines / (strips * steps)))
 
     def cycles(self, knobs: GemmKnobs) -> float:
@@ -180,10 +198,10 @@ class GemmPlan:
         tiles, vectors = -(-self.product.m // knobs.rows), -(-self.product.n // lanes)
         panels = -(-vectors // knobs.vectors)
         rows, width = self.product.m / tiles, vectors / panels
-        work = tile_cycles(rows, width, self.product.k) * panels * tiles
+        work = tile_cycles(rows, width, self.steps, self.dot.cost) * panels * tiles
         if knobs.rows > self._apart:
             # Every element of a row is fetched again, with its cache line, at every step.
-            work += rows * self.product.k * panels * tiles
+            work += rows * self.steps * panels * tiles
         share = -(-panels * tiles // target.cores) / (panels * tiles)
         return work * max(share, 1 / target.cores)
 
@@ -199,7 +217,9 @@ class _Emission:
         self.plan, self.knobs, self.product = plan, knobs, plan.product
         self.target = plan.task.problem.target
         self.lanes = self.target.lanes(self.product.dtype)
-        self.pack = PanelPack(knobs.vectors * self.lanes, self.lanes, self.product.transposed)
+        self.dot, self.steps = plan.dot, plan.steps
+        width, words = knobs.vectors * self.lanes, self.dot.packing
+        self.pack = PanelPack(width, self.lanes, self.product.transposed, words)
         weight = self.product.node.inputs[1]
         place = plan.task.problem.body.inputs.index(weight)
         self.io: FusedEmitter = plan.task.emitter({place: self.pack})
@@ -210,7 +230,7 @@ class _Emission:
 
     def run(self, symbol: str) -> Emitted:
         code, product = self.code, self.product
-        left = left_operand(code, self.io, product, self.target)
+        left = left_operand(code, self.io, product, self.target, self.dot)
         tiles = -(-product.m // self.knobs.rows)
         short, tall = divmod(product.m, tiles)
         full, rest = divmod(product.n, self.pack.width)
@@ -230,28 +250,35 @@ class _Emission:
 
     def ahead(self, start: Expr, strip: Expr) -> Callable[[Expr], None]:
         """Asks for the next panel, a part in every tile of this one."""
-        line = _LINE * 8 // self.product.node.inputs[1].type.dtype.bits
-        following = start + self.product.k * self.pack.width
-        steps = self.product.k // self.knobs.unroll
+        following = start + self.pack.words.rows(self.product.k) * self.pack.width
+        steps = self.steps // self.knobs.unroll
 
         def fetch(step: Expr) -> None:
             for i in range(self.fetches):
                 part = (strip * steps + step) * self.fetches + i
-                self.code.prefetch(self.weights, following + part * line)
+                self.code.prefetch(self.weights, following + part * self.plan.line)
 
         return fetch
 
-    def tile(self, left: Operand, tile: Tile, panel: Expr, strip: Expr, row: Expr) -> None:
-        code, product = self.code, self.product
-        start = code.bind(panel * (product.k * self.pack.width), "start")
+    def tile(self, left: Left, tile: Tile, panel: Expr, strip: Expr, row: Expr) -> None:
+        code, product, words = self.code, self.product, self.pack.words
+        start = code.bind(panel * (words.rows(product.k) * self.pack.width), "start")
+        first = tile.width if words.origin else 0
 
         def right(k: Expr, column: Expr) -> Expr:
-            return product.wide(self.weights[start + k * tile.width + column])
+            return self.weights[start + (k * tile.width + first) + column]
+
+        def origin(column: Expr) -> Expr:
+            return self.weights[start + column]
+
+        def load(buffer: Buffer, r: int, k: Expr) -> None:
+            left.load(buffer, (), row + r, k)
 
         sums = accumulate(
-            code, tile, product.k, self.knobs.unroll, lambda r, k: left((), row + r, k), right,
-            tvm_dtype(product.dtype), by_lanes=broadcasts_lanes(self.target),
+            code, tile, self.steps, self.knobs.unroll, lambda r, k: left.word((), row + r, k),
+            right, self.dot, by_lanes=load if broadcasts_lanes(self.target) else None,
             ahead=self.ahead(start, strip) if self.fetches else None,
+            start=origin if words.origin else None,
         )  # fmt: skip
 
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:

@@ -139,13 +139,14 @@ class Span:
         return self.buffer[self.start + tirx.Cast("int64", index)]
 
 
-def pointer(code: Code, buffer: Buffer, start: Sequence[Expr]) -> Buffer:
+def pointer(code: Code, buffer: Buffer, start: Sequence[Expr], *, bits: bool = False) -> Buffer:
     """The elements of a parameter from one on, along a single axis, by a pointer of its own.
 
-    To LLVM it is different memory: nothing may be written to either.
+    To LLVM it is different memory: nothing may be written to either. `bits`: halves as integers.
     """
     elements = math.prod(int(extent) for extent in buffer.shape)
-    rest = tirx.decl_buffer((elements,), buffer.dtype, "rest")
+    dtype = "uint16" if bits and buffer.dtype == "bfloat16" else buffer.dtype
+    rest = tirx.decl_buffer((elements,), dtype, "rest")
     # Named, because TVM's elimination of common subexpressions does not see into declarations.
     named = [code.bind(index, "start") for index in start]
     code.add(tirx.DeclBuffer(rest, data=tirx.address_of(tirx.BufferLoad(buffer, named))))

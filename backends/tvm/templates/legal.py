@@ -22,7 +22,7 @@ def is_nan(x: Expr) -> Expr:
 def legal_call(call: Call) -> Expr:
     """The same value through calls that compile; the call itself if it does."""
     if call.op.name == "tirx.reinterpret" and _is_rounding(call.args[0]):
-        return _bf16_bits(call.args[0].value)
+        return bf16_bits(call.args[0].value)
     rewrite = _REWRITES.get(call.op.name)
     return rewrite(*call.args) if rewrite else call
 
@@ -71,7 +71,7 @@ def _is_rounding(x: Expr) -> bool:
     return isinstance(x, tirx.Cast) and str(x.ty) == "bfloat16"
 
 
-def _bf16_bits(x: Expr) -> Expr:
+def bf16_bits(x: Expr) -> Expr:
     """Bits of an f32 rounded to bf16, halves to even: TVM has no form of it inside expressions."""
     bits, sixteen = tirx.reinterpret("uint32", x), tirx.const(16, "uint32")
     odd = tirx.bitwise_and(tirx.shift_right(bits, sixteen), tirx.const(1, "uint32"))

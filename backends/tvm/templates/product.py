@@ -5,24 +5,86 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
-from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.dtypes import tvm_dtype, width_of
+from optc.backends.tvm.templates.dot import BYTES, Dot, dot_of
 from optc.backends.tvm.templates.fused import FusedEmitter
+from optc.backends.tvm.templates.image import Steps, pointer, reshaped, steps_of
 from optc.backends.tvm.templates.loops import Code, as_index
-from optc.backends.tvm.templates.nest import Space, for_each_point, space_of
+from optc.backends.tvm.templates.nest import Space, for_each_point, nested, space_of
 from optc.backends.tvm.templates.places import Coordinate, Coordinates, plain, reshape
 from optc.ir.dtype import DType
-from optc.ir.graph import Node
+from optc.ir.graph import Node, Value
 from optc.ir.ops import MatMul
 from optc.ir.targets.target import Target
 
 _FEWEST_ROWS = 4  # with fewer, vectors along rows stay emptier than stores apart are slow
-# An element of an operand, by (batch index, row or k, k or column).
-Operand = Callable[[Sequence[Expr], Expr, Expr], Expr]
+
+
+class Left(Protocol):
+    """The left side of a product, in words."""
+
+    def word(self, at: Sequence[Expr], row: Expr, k: Expr) -> Expr:
+        """One word, by batch index, row and place along K in words."""
+        ...
+
+    def load(self, buffer: Buffer, at: Sequence[Expr], row: Expr, k: Expr) -> None:
+        """Fill a buffer with neighbouring words, by one vector load."""
+        ...
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Words of one element each."""
+
+    code: Code
+    read: Callable[[Sequence[Expr]], Expr]
+
+    def word(self, at: Sequence[Expr], row: Expr, k: Expr) -> Expr:
+        """See Left."""
+        return self.read([*at, row, k])
+
+    def load(self, buffer: Buffer, at: Sequence[Expr], row: Expr, k: Expr) -> None:
+        """See Left."""
+        with self.code.vector("lane", int(buffer.shape[0])) as lane:
+            self.code.store(buffer, (lane,), self.word(at, row, k + lane))
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Words of `group` elements that lie side by side in `buffer`, at the place `at` gives."""
+
+    code: Code
+    buffer: Buffer
+    group: int
+    at: Callable[[Sequence[Expr]], list[Expr]]
+
+    def word(self, at: Sequence[Expr], row: Expr, k: Expr) -> Expr:
+        """See Left."""
+        return self._read([*at, row, k * self.group], 1)
+
+    def load(self, buffer: Buffer, at: Sequence[Expr], row: Expr, k: Expr) -> None:
+        """See Left."""
+        count = int(buffer.shape[0])
+        every = tirx.Ramp(as_index(0), as_index(1), count)
+        self.code.store(buffer, (every,), self._read([*at, row, k * self.group], count))
+
+    def _read(self, index: Sequence[Expr], words: int) -> Expr:
+        return neighbours(self.buffer, self.at(index), self.group, words)
+
+
+def neighbours(buffer: Buffer, index: Sequence[Expr], group: int, words: int = 1) -> Expr:
+    """The words from an element on."""
+    *lead, first = index
+    one = tirx.const(1, str(first.ty))
+    ramp = tirx.Ramp(first, one, group * words)
+    kind = "int32" if words == 1 else f"int32x{words}"
+    return tirx.reinterpret(kind, tirx.BufferLoad(buffer, [*lead, ramp]))
 
 
 @dataclass(frozen=True)
@@ -70,7 +132,12 @@ class Product:
     @property
     def dtype(self) -> DType:
         """What sums are kept in."""
-        return DType.F64 if self.node.output.type.dtype is DType.F64 else DType.F32
+        dtype = self.node.output.type.dtype
+        return dtype if dtype in (DType.F64, DType.I32) else DType.F32
+
+    def dot(self, target: Target) -> Dot:
+        """How the target multiplies and adds these elements."""
+        return dot_of(target, *(value.type.dtype for value in self.node.inputs[:2]))
 
     def wide(self, value: Expr) -> Expr:
         """The value in the type that sums are kept in."""
@@ -100,30 +167,98 @@ class Product:
         return row == 1 and column != 1 and self.m >= _FEWEST_ROWS
 
 
+def multiplies(node: Node) -> bool:
+    """Whether a `linear` or `matmul` gives something, of floats or of bytes."""
+    whole, bytes_ = node.output.type, node.inputs[0].type.dtype in BYTES
+    return bool(whole.elements) and (whole.dtype.is_float or bytes_)
+
+
 def _broadcast(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
     """The index into a tensor of `shape` that is broadcast to where `index` points."""
     tail = list(index)[len(index) - len(shape) :]
     return [as_index(0) if dim == 1 else i for i, dim in zip(tail, shape, strict=True)]
 
 
-def left_operand(code: Code, io: FusedEmitter, product: Product, machine: Target) -> Operand:
-    """Elements of the left side, each read many times.
+def left_operand(code: Code, io: FusedEmitter, product: Product, machine: Target, dot: Dot) -> Left:
+    """Words of the left side, each read many times.
 
     What takes more than a load, or lies scattered, is first written to scratch memory.
     """
-    value = product.node.inputs[0]
-    batch = list(product.batch)
-    extents = [*batch, product.m, product.k]
 
     def element(block: Code | None, index: Sequence[Expr]) -> Expr:
         *at, row, k = index
-        return product.wide(io.read(block, value, product.left_index(at, row, k)))
+        return io.read(block, product.node.inputs[0], product.left_index(at, row, k))
 
-    space = space_of(extents, element)
-    if space.operations == 0 and value.type.dtype is product.dtype and _runs_along(space):
-        return lambda at, row, k: element(None, [*at, row, k])
-    buffer = stored(code, extents, element, product, machine, "left")
-    return lambda at, row, k: buffer[(*at, row, k)]
+    extents = [*product.batch, product.m, dot.words(product.k) * dot.group]
+    if product.node.inputs[0].type.dtype is dot.left:
+        in_place = _neighbours_in_place if dot.group > 1 else _elements_in_place
+        left = in_place(code, io, product, dot)
+        if left is not None:
+            return left
+
+    def laid_out(block: Code, index: Sequence[Expr]) -> Expr:
+        return dot.stored(element(block, index))
+
+    buffer = stored(code, extents, laid_out, dot.left_stored, product.k, machine, "left")
+    if dot.group > 1:
+        return Neighbours(code, buffer, dot.group, list)
+    return Elements(code, lambda index: _as(buffer[tuple(index)], tvm_dtype(dot.sum)))
+
+
+def _elements_in_place(code: Code, io: FusedEmitter, product: Product, _: Dot) -> Left | None:
+    def element(index: Sequence[Expr]) -> Expr:
+        *at, row, k = index
+        return io.read(None, product.node.inputs[0], product.left_index(at, row, k))
+
+    space = space_of([*product.batch, product.m, product.k], lambda _, index: element(index))
+    if space.operations or not _runs_along(space):
+        return None
+    return Elements(code, element)
+
+
+def _neighbours_in_place(code: Code, io: FusedEmitter, product: Product, dot: Dot) -> Left | None:
+    steps = steps_of(io.task.problem.body, product.node.inputs[0])
+    if steps is None:
+        return None
+    place = _whole_words(steps, product, dot)
+    if place is None:
+        return None
+    return Neighbours(code, flat(code, io, steps.source), dot.group, place)
+
+
+def _as(value: Expr, dtype: str) -> Expr:
+    return value if str(value.ty) == dtype else tirx.Cast(dtype, value)
+
+
+def flat(code: Code, io: FusedEmitter, source: Value) -> Buffer:
+    """A parameter along one axis."""
+    whole = io.inputs[io.task.problem.body.inputs.index(source)]
+    return pointer(code, whole, [as_index(0)] * len(whole.shape), bits=True)
+
+
+def _whole_words(
+    steps: Steps, product: Product, dot: Dot
+) -> Callable[[Sequence[Expr]], list[Expr]] | None:
+    """Where the element at (batch, row, k) lies, if words can be read there; else None."""
+    *lead, along = steps.steps
+    apart = (*lead, steps.start, product.k)
+    if along != 1 or any(step % dot.group for step in apart):
+        return None
+    shape = product.node.inputs[0].shape
+    first = len(shape) - 1 - len(product.lead)  # axis of rows
+    rows = reshaped(shape[first:-1], lead[first:], (product.m,))
+    if rows is None:
+        return None
+
+    def place(index: Sequence[Expr]) -> list[Expr]:
+        *at, row, k = index
+        found: Expr = as_index(steps.start)
+        batch = product.left_index(at, row, k)[:first]
+        for item, step in zip([*batch, row], [*lead[:first], *rows], strict=True):
+            found = found + item * step
+        return [found + k]
+
+    return place
 
 
 def _runs_along(space: Space) -> bool:
@@ -147,15 +282,20 @@ def stored(
     code: Code,
     extents: Sequence[int],
     element: Callable[[Code, Sequence[Expr]], Expr],
-    product: Product,
+    dtype: str,
+    length: int,
     machine: Target,
     name: str,
 ) -> Buffer:
-    """A scratch array of all elements."""
-    buffer = code.scratch(name, extents, tvm_dtype(product.dtype), "global")
-    space = space_of(extents, element)
-    width = max(space.width, product.dtype.bits // 8)
+    """A scratch array of all elements; beyond `length` along the last axis they are zero."""
+    buffer = code.scratch(name, extents, dtype, "global")
+    rows = len(extents) - 1 if length < extents[-1] else None  # apart: loops must not join them
+    space = space_of([*extents[:-1], length], element, rows)
+    width = max(space.width, width_of(dtype))
     for_each_point(
         code, space, machine, width, lambda index: code.store(buffer, index, element(code, index))
     )
+    if length < extents[-1]:
+        with nested(code, extents[:-1]) as lead, code.unrolled("k", extents[-1] - length) as k:
+            code.store(buffer, (*lead, length + k), tirx.const(0, dtype))
     return buffer

@@ -15,10 +15,14 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
+from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.places import Coordinate, Lane
+from optc.ir.dtype import DType
 from optc.ir.targets.target import Arch, Target
 
+FLOATS = Dot(DType.F32, DType.F32, DType.F32)
 # Epilogues of more operations per element run as a loop over rows: unrolled they would swell code.
 _UNROLLED_EPILOGUE = 4
 _BUSY_SUMS = 8  # additions in flight that keep two units busy for four cycles
@@ -64,12 +68,13 @@ _LINE = 64  # bytes of a cache line
 _SET_SPAN = 4096  # bytes after which addresses fall into the same sets again: a page, on most CPUs
 
 
-def register_rows(target: Target, vectors: int) -> int:
+def register_rows(target: Target, vectors: int, dot: Dot = FLOATS) -> int:
     """The most rows of a tile that leave room for the vectors of weights and rows' elements.
 
     Without a fused multiply-add the product takes one register more.
     """
-    free = target.vector_registers - vectors - (0 if target.fma else 1)
+    fused = dot.adds if dot.intrinsic else target.fma
+    free = target.vector_registers - vectors - (0 if fused else 1)
     if broadcasts_lanes(target):
         return max(1, free // (vectors + 1))
     return max(1, (free - 1) // vectors)
@@ -86,13 +91,15 @@ def rows_without_conflict(target: Target, stride: int) -> int:
     return min(sets, _SET_SPAN // _LINE) * (places - 1)
 
 
-def tile_cycles(rows: float, vectors: float, steps: int) -> float:
+def tile_cycles(rows: float, vectors: float, steps: int, cost: float = 1.0) -> float:
     """Estimated cycles of one tile: two multiply-adds and two loads start per cycle.
+
+    A step's product costs as much as `cost` multiply-adds.
 
     A sum that is added to every cycle waits for its last addition, four cycles; small tiles keep
     several sums. Starting and finishing a tile costs some dozens of cycles.
     """
-    step = max(rows * vectors / 2, (rows + vectors) / 2, 4.0 / _ways(rows * vectors, steps))
+    step = max(rows * vectors * cost / 2, (rows + vectors) / 2, 4.0 / _ways(rows * vectors, steps))
     return step * steps + 3 * rows * vectors + 40
 
 
@@ -111,19 +118,21 @@ def accumulate(
     unroll: int,
     left: Callable[[int, Expr], Expr],
     right: Callable[[Expr, Expr], Expr],
-    dtype: str = "float32",
+    dot: Dot = FLOATS,
     padded: bool = True,
-    by_lanes: bool = False,
+    by_lanes: Callable[[Buffer, int, Expr], None] | None = None,
     ahead: Callable[[Expr], None] | None = None,
+    start: Callable[[Expr], Expr] | None = None,
 ) -> Buffer:
-    """Sums over 0 <= k < extent of left(row, k) * right(k, column), in registers.
+    """Sums over 0 <= k < extent of left(row, k) times right(k, column), in registers.
 
-    `right` may be asked for columns beyond the last if it is `padded`. `by_lanes`: load `unroll`
-    elements of a row at once. `ahead(i)` is called in the i-th block of `unroll` steps. Answers
-    with the tile's sums, shape (rows, width): every index into them must be constant after
-    unrolling.
+    Both give words, which `dot` multiplies and adds. `right` may be asked for columns beyond the
+    last if it is `padded`. `by_lanes(buffer, row, k)` fills a buffer with a row's next words.
+    `ahead(i)` is called in the i-th block of `unroll` steps. A column's sums start at
+    `start(column)`, or 0. Answers with the tile's sums, shape (rows, width): every index into them
+    must be constant after unrolling.
     """
-    sums = _Accumulation(code, tile, left, right, dtype, padded, by_lanes, ahead)
+    sums = _Accumulation(code, tile, left, right, dot, padded, by_lanes, ahead, start)
     return sums.run(extent, unroll)
 
 
@@ -133,10 +142,15 @@ class _Accumulation:
     tile: Tile
     left: Callable[[int, Expr], Expr]
     right: Callable[[Expr, Expr], Expr]
-    dtype: str
+    dot: Dot
     padded: bool
-    by_lanes: bool
+    by_lanes: Callable[[Buffer, int, Expr], None] | None
     ahead: Callable[[Expr], None] | None
+    start: Callable[[Expr], Expr] | None
+
+    @property
+    def dtype(self) -> str:
+        return tvm_dtype(self.dot.sum)
 
     def run(self, extent: int, unroll: int) -> Buffer:
         """Emit the loop."""
@@ -145,8 +159,8 @@ class _Accumulation:
         unroll = max(unroll, ways)
         shape = (tile.rows, tile.width)
         sums = [code.scratch("sums", shape, self.dtype) for _ in range(ways)]
-        for each in sums:
-            self._each(partial(self._clear, each))
+        for number, each in enumerate(sums):
+            self._each(partial(self._clear, each, self.start if number == 0 else None))
         blocks, rest = divmod(extent, unroll)
         if blocks:
             with code.loop("k", blocks) as k:
@@ -162,8 +176,10 @@ class _Accumulation:
             self._each(partial(self._join, sums[0], other))
         return sums[0]
 
-    def _clear(self, sums: Buffer, at: tuple[int, Expr]) -> None:
-        self.code.store(sums, at, tirx.const(0, self.dtype))
+    def _clear(
+        self, sums: Buffer, start: Callable[[Expr], Expr] | None, at: tuple[int, Expr]
+    ) -> None:
+        self.code.store(sums, at, start(at[1]) if start else tirx.const(0, self.dtype))
 
     def _join(self, sums: Buffer, other: Buffer, at: tuple[int, Expr]) -> None:
         self.code.store(sums, at, sums[at] + other[at])
@@ -180,12 +196,11 @@ class _Accumulation:
     def _elements(self, k: Expr, count: int) -> Callable[[int], list[Expr]]:
         """The rows' elements of `count` steps, by step."""
         code, rows = self.code, range(self.tile.rows)
-        if not self.by_lanes or count == 1:
+        if self.by_lanes is None or count == 1:
             return lambda i: [self.left(row, k + i) for row in rows]
-        loaded = [code.scratch("left", (count,), self.dtype) for _ in rows]
+        loaded = [code.scratch("left", (count,), self.dot.left_word) for _ in rows]
         for row in rows:
-            with code.vector("lane", count) as lane:
-                code.store(loaded[row], (lane,), self.left(row, k + lane))
+            self.by_lanes(loaded[row], row, k)
         return lambda i: [loaded[row][i] for row in rows]
 
     def _step(self, sums: Buffer, k: Expr, elements: Sequence[Expr]) -> None:
@@ -194,7 +209,7 @@ class _Accumulation:
 
         def add(at: tuple[int, Expr]) -> None:
             row, column = at
-            code.store(sums, at, sums[at] + elements[row] * self.right(k, column))
+            code.store(sums, at, self.dot.add(sums[at], elements[row], self.right(k, column)))
 
         self._each(add)
 

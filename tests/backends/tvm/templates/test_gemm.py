@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optc.backends.tvm.templates.dot import Words
 from optc.backends.tvm.templates.gemm import PanelPack
 from optc.backends.tvm.templates.product import Product
 from optc.ir.builder import Builder
@@ -112,7 +113,7 @@ def test_moves_before_and_after() -> None:
 
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 4), st.booleans())
 def test_panels_hold_every_weight_once(n: int, k: int, vectors: int, transposed: bool) -> None:
-    pack = PanelPack(vectors * 16, 16, transposed)
+    pack = PanelPack(vectors * 16, 16, transposed, Words(DType.F32))
     weights = np.arange(1, n * k + 1, dtype=np.float32).reshape((n, k) if transposed else (k, n))
     packed = pack(weights)
     assert packed.shape == pack.type(TensorType(weights.shape, DType.F32)).shape

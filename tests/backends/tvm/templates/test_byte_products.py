@@ -1,0 +1,108 @@
+"""Products of bytes have exactly the integers' results, whatever the instructions are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optc.backends.tvm.templates.dot import Words, dot_of
+from optc.backends.tvm.templates.gemm import PanelPack
+from optc.ir.builder import Builder
+from optc.ir.dtype import DType
+from optc.ir.graph import Value
+from optc.ir.ops import Linear, MatMul, Quantize, Reshape
+from optc.ir.targets.catalogue import find_target
+from optc.ir.types import TensorType
+from tests.backends.tvm.bytes import EPILOGUES, F32, I8, U8, Task, check, products, task
+from tests.backends.tvm.loaded import Loaded
+
+LEVELS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")
+SHAPES = ((1, 1, 1), (1, 5, 7), (1, 130, 33), (2, 16, 64), (3, 33, 17), (15, 48, 8), (29, 100, 40))
+
+
+def linear(m: int, n: int, k: int, kind: DType, epilogue: str = "", **options: object) -> Task:
+    x, weight = TensorType((m, k), kind), TensorType((n, k), I8)
+    return task(Linear(), x, weight, epilogue, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", LEVELS)
+@pytest.mark.parametrize("constant", [True, False], ids=["weights", "activations"])
+def test_ragged_shapes_on_every_instruction_set(target: str, constant: bool) -> None:
+    tasks = [linear(*shape, kind, constant=constant) for shape in SHAPES for kind in (U8, I8)]
+    wanted = "gemm/1" if constant else "batch_matmul/1"
+    assert check(tasks, find_target(target)) == {wanted}
+
+
+@pytest.mark.parametrize("result", [U8, I8])
+def test_epilogues_run_on_the_tile(result: DType) -> None:
+    sizes = ((3, 20, 30, I8), (17, 64, 16, U8), (1, 33, 100, U8))
+    tasks = [linear(*size, epilogue, result=result) for size in sizes for epilogue in EPILOGUES]
+    assert check(tasks) == {"gemm/1"}
+
+
+@given(products(), st.sampled_from(EPILOGUES), st.sampled_from(LEVELS), st.integers(0, 9))
+@settings(max_examples=12, deadline=None)
+def test_any_product(
+    types: tuple[TensorType, TensorType], epilogue: str, target: str, choice: int
+) -> None:
+    assert check([task(Linear(), *types, epilogue)], find_target(target), choice) == {"gemm/1"}
+
+
+@pytest.mark.parametrize("target", LEVELS)
+def test_sums_do_not_saturate_at_sixteen_bits(target: str) -> None:
+    machine = find_target(target)
+    case = linear(1, 1, 4096, U8)
+    inputs = [torch.full((1, 4096), 255, dtype=torch.uint8), torch.full((1, 4096), -128)]
+    inputs[1] = inputs[1].to(torch.int8)
+    loaded = Loaded([case.body], [case.constants], machine)
+    assert loaded(0, inputs)[0].item() == -255 * 128 * 4096
+
+
+@pytest.mark.parametrize("kinds", [(U8, U8), (I8, U8), (U8, I8), (I8, I8)])
+@pytest.mark.parametrize("transpose", [True, False])
+@pytest.mark.parametrize("target", LEVELS)
+def test_batches(target: str, transpose: bool, kinds: tuple[DType, DType]) -> None:
+    shapes = [((2, 3, 5, 9), (3, 9, 21)), ((2, 1, 17, 64), (2, 2, 64, 33)), ((4, 4), (4, 4))]
+    tasks = []
+    for a, b in shapes:
+        right = (*b[:-2], b[-1], b[-2]) if transpose else b
+        types = TensorType(a, kinds[0]), TensorType(right, kinds[1])
+        tasks += [task(MatMul(transpose), *types, constant=constant) for constant in (True, False)]
+    assert check(tasks, find_target(target)) <= {"gemm/1", "batch_matmul/1"}
+
+
+def test_what_comes_before_is_computed_once() -> None:
+    def quantized(builder: Builder, x: Value) -> Value:
+        scale, zero = builder.input(TensorType((), F32)), builder.input(TensorType((), I8))
+        return builder.emit(Quantize(I8), builder.emit(Reshape((10, 33)), x), scale, zero)
+
+    x, weight = TensorType((2, 5, 33), F32), TensorType((24, 33), I8)
+    assert check([task(Linear(), x, weight, "requantize", before=quantized)]) == {"gemm/1"}
+
+
+@given(st.integers(1, 70), st.integers(1, 9), st.sampled_from([1, 2, 4]), st.sampled_from([0, 128]))
+def test_panels_hold_neighbours_in_a_word(n: int, k: int, group: int, origin: int) -> None:
+    words = Words(I8, group, origin if group == 4 else 0)
+    weights = np.random.default_rng(n).integers(-128, 128, (n, k)).astype(np.int8)
+    pack = PanelPack(32, 16, True, words)
+    packed = pack(weights)
+    assert TensorType(packed.shape, words.word) == pack.type(TensorType((n, k), I8))
+    first = packed[: words.rows(k) * min(32, -(-n // 16) * 16)].reshape(words.rows(k), -1)
+    if words.origin:
+        assert first[0, 0] == words.origin * int(weights[0].astype(np.int64).sum())
+        first = first[1:]
+    column = np.ascontiguousarray(first[:, 0]).view(np.int8)
+    assert list(column[:k]) == list(weights[0])
+    assert not column[k:].any()
+
+
+def test_instructions_follow_the_features() -> None:
+    found = {level: dot_of(find_target(level), U8, I8) for level in LEVELS[1:]}
+    assert [dot.group for dot in found.values()] == [2, 2, 2]
+    assert dot_of(find_target("cascadelake"), I8, I8).flipped
+    assert not dot_of(find_target("cascadelake"), U8, I8).flipped
+    assert dot_of(find_target("neoverse-n1"), U8, I8).intrinsic.endswith("sdot")
+    assert dot_of(find_target("neoverse-v1"), U8, I8).intrinsic.endswith("usdot")
