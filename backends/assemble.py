@@ -39,10 +39,10 @@ from optc.ir.structure import tree
 from optc.ir.targets.target import Arch, Target
 from optc.ir.types import TensorType
 from optc.passes.fusion.outline import outline
+from optc.passes.memory.joins import aliases, joins_of, origin
 
 
 @dataclass(frozen=True, slots=True)
-from optc.passes.memory.joins import aliases, joins_of, origin
 class Work:
     """One node that needs a kernel: its body, the outer values it reads and makes."""
 
