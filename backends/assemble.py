@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optc.backends.device import PREAMBLE
+from optc.backends.gathers import gathers
 from optc.backends.kernel import BuildKernels, Job, Kernel, PackLike
 from optc.backends.program import (
     Call,
     Copy,
     DeviceCode,
+    ExitIf,
     Launch,
     Operand,
     Port,
@@ -25,10 +27,12 @@ from optc.backends.program import (
     Segment,
     Space,
     StateSlot,
+    Step,
     Weight,
     align,
 )
 from optc.backends.storage import Root, place
+from optc.ir import module as ir
 from optc.ir.constant import Constant
 from optc.ir.cost import compute_dtype, cost, reads
 from optc.ir.graph import Graph, Node, Value
@@ -61,7 +65,7 @@ def assemble(
     jobs = {work.key: work.job for items in works.values() for work in items}
     kernels = dict(zip(jobs, build(tuple(jobs.values())), strict=True))
     assembly = _Assembly(module, works, kernels)
-    segments = assembly.segments()
+    segments, flow = assembly.segments()
     arena = place(assembly.roots)
     by_symbol = {kernel.symbol: kernel for kernel in kernels.values()}
     ordered = [by_symbol[symbol] for symbol in sorted(by_symbol)]
@@ -70,7 +74,7 @@ def assemble(
         inputs=tuple(Port(p.name, p.type.shape, p.type.dtype) for p in module.inputs),
         outputs=tuple(Port(p.name, p.type.shape, p.type.dtype) for p in module.outputs),
         segments=tuple(_resolved(segment) for segment in segments),
-        flow=tuple(RunSegment(segment.name) for segment in segments),
+        flow=tuple(_resolved_step(step) for step in flow),
         objects=tuple(kernel.object for kernel in ordered if kernel.object),
         device=_device_code(ordered, target),
         triple=target.triple,
@@ -81,6 +85,7 @@ def assemble(
         states=assembly.slots,
         output_tree=tree(module.returns, [port.name for port in module.outputs].index),
         metadata=dict(metadata or {}),
+        gathers=gathers(jobs, kernels),
     )
 
 
@@ -159,7 +164,20 @@ class _PendingSegment:
     calls: list[_Pending]
 
 
+@dataclass(frozen=True, slots=True)
+class _PendingExit:
+    name: str
+    flag: Root
+    segment: str
+
+
 class _Assembly:
+    """Gives every value of a flow a root, and every step its calls.
+
+    Times run through the flow as it is written, so what a later stage reads stays untouched while
+    an exit before it copies its results.
+    """
+
     def __init__(
         self,
         module: Module,
@@ -173,6 +191,7 @@ class _Assembly:
         self.roots: list[Root] = []
         self.time = 0
         self.variables: dict[str, Root] = {}
+        self.left: set[Root] = set()  # what exits read: it lies in no output's place
         for index, port in enumerate(module.inputs):
             self.variables[port.name] = Root(port.type.nbytes, Operand(Space.INPUT, index))
         self.slots = self._slots()
@@ -183,24 +202,46 @@ class _Assembly:
         for state in self.module.states:
             zero = state.initial.splat == 0
             initial = None if zero else self.weights.root(state.initial, state.type).at.offset
-            slots.append(StateSlot(state.name, state.type.shape, state.type.dtype, end, initial))
+            read_only = state in self.module.parameters
+            slot = StateSlot(
+                state.name, state.type.shape, state.type.dtype, end, initial, read_only
+            )
+            slots.append(slot)
             self.variables[state.name] = Root(state.type.nbytes, Operand(Space.STATE, end))
             end += align(state.type.nbytes)
         return tuple(slots)
 
-    def segments(self) -> list[_PendingSegment]:
+    def segments(self) -> tuple[list[_PendingSegment], list[RunSegment | _PendingExit]]:
         """Walk the flow; afterwards every root knows when it is used."""
         current = dict(self.variables)
         segments: list[_PendingSegment] = []
-        for index, step in enumerate(self.module.flow.steps):
-            name = step.graph if index == 0 else f"{step.graph}_{index}"
-            segment = _PendingSegment(name, [])
-            self._run(step, current, segment.calls)
+        flow: list[RunSegment | _PendingExit] = []
+        for step in self.module.flow.steps:
+            match step:
+                case Run(graph):
+                    segment = _PendingSegment(_free(graph, segments), [])
+                    self._run(step, current, segment.calls)
+                    flow.append(RunSegment(segment.name))
+                case ir.ExitIf(condition):
+                    segment = _PendingSegment(_free(f"leave {condition}", segments), [])
+                    flow.append(_PendingExit(condition, current[condition], segment.name))
+                    self._leave(step, current, segment.calls)
             segments.append(segment)
-        if not segments:
-            segments.append(_PendingSegment("main", []))
+        if not flow or isinstance(flow[-1], _PendingExit):
+            segments.append(_PendingSegment(_free("end", segments), []))
+            flow.append(RunSegment(segments[-1].name))
         self._finish(current, segments[-1].calls)
-        return segments
+        return segments, flow
+
+    def _leave(self, step: ir.ExitIf, current: Mapping[str, Root], calls: list[_Pending]) -> None:
+        """An exit copies its results: they are small, and the last stage writes in their place."""
+        current[step.condition].touch(self.time)
+        self.left |= {current[name] for name in (step.condition, *step.results)}
+        for index, (port, name) in enumerate(zip(self.module.outputs, step.results, strict=True)):
+            target = Root(port.type.nbytes, Operand(Space.OUTPUT, index))
+            self._copy(calls, current[name], target, port.name)
+        self._keep_states(current, calls)
+        self.time += 1
 
     def _run(self, step: Run, current: dict[str, Root], calls: list[_Pending]) -> None:
         graph = self.module.graph_of[step.graph]
@@ -254,10 +295,13 @@ class _Assembly:
         """Outputs are written where the caller wants them; states are updated last."""
         for index, port in enumerate(self.module.outputs):
             root, target = current[port.name], Operand(Space.OUTPUT, index)
-            if root.is_free:
+            if root.is_free and root not in self.left:
                 root.operand = target
             else:
                 self._copy(calls, root, Root(port.type.nbytes, target), port.name)
+        self._keep_states(current, calls)
+
+    def _keep_states(self, current: Mapping[str, Root], calls: list[_Pending]) -> None:
         moves: list[tuple[Root, Root, str]] = []
         for state in self.module.states:
             root, slot = current[state.name], self.variables[state.name]

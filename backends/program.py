@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from optc.backends.streaming import Gather, Stream
 from optc.ir.dtype import DType
 
 ALIGNMENT = 64  # bytes: every offset in the arena, the weights and the state; a cache line
@@ -29,13 +30,15 @@ class Space(Enum):
     STATE = "state"
     INPUT = "input"
     OUTPUT = "output"
+    WINDOW = "window"  # streamed weights, see streaming.py
+    TABLES = "tables"  # streamed weights of which rows are picked
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
     """An address that a kernel gets.
 
-    `offset` is in bytes for ARENA, WEIGHTS and STATE. For INPUT and OUTPUT it says which one, and
+    `offset` is in bytes but for INPUT and OUTPUT. For INPUT and OUTPUT it says which one, and
     `start` moves the address by that many bytes into the user's buffer.
     """
 
@@ -108,10 +111,14 @@ class RunSegment:
 
 @dataclass(frozen=True, slots=True)
 class ExitIf:
-    """Where the byte at `flag` is not zero: take `steps`, which write the outputs, and end."""
+    """Where the byte at `flag` is not zero: take `steps`, which write the outputs, and end.
+
+    An exit with a `name` is counted: its first step is a segment that nothing else runs.
+    """
 
     flag: Operand
     steps: tuple[Step, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +148,17 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class StateSlot:
-    """A buffer that lives from call to call; it starts as weights at `initial`, or as zeros."""
+    """A buffer that lives from call to call; it starts as weights at `initial`, or as zeros.
+
+    A `parameter` is a number that calls read and only the user writes; a reset leaves it alone.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: DType
     offset: int
     initial: int | None = None
+    parameter: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -204,7 +215,8 @@ class Program:
     `output_tree` is the structure that a Python caller gets back: an int is an output's index,
     `{"tuple": [...]}`, `{"list": [...]}` and `{"dict": {...}}` nest, null is None; without it the
     caller gets the only output, or a tuple. With `device` every call is launches, the arena, the
-    weights and the state lie in the GPU's memory, and `triple` is the host's.
+    weights and the state lie in the GPU's memory, and `triple` is the host's. `gathers` says by
+    kernel which weights are read in picked rows only; with `stream` weights stay in the file.
     """
 
     name: str
@@ -222,6 +234,8 @@ class Program:
     output_tree: Any = None
     device: DeviceCode | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    gathers: Mapping[str, tuple[Gather, ...]] = field(default_factory=dict)
+    stream: Stream | None = None
 
     @property
     def weights_bytes(self) -> int:
@@ -232,6 +246,21 @@ class Program:
     def state_bytes(self) -> int:
         """Bytes of all state slots, a multiple of the alignment."""
         return align(max((slot.offset + slot.nbytes for slot in self.states), default=0))
+
+    @property
+    def port_bytes(self) -> int:
+        """Bytes of all inputs and outputs, which the caller holds."""
+        return sum(port.nbytes for port in (*self.inputs, *self.outputs))
+
+    @property
+    def resident_weights(self) -> int:
+        """Bytes of memory that weights take at most: all of them, unless they are streamed."""
+        return self.weights_bytes if self.stream is None else self.stream.resident
+
+    @property
+    def peak_bytes(self) -> int:
+        """All that a call needs at once: arena with workspaces, state, weights, inputs, outputs."""
+        return self.arena_bytes + self.state_bytes + self.resident_weights + self.port_bytes
 
 
 def steps_of(flow: Sequence[Step]) -> Iterator[Step]:
@@ -244,6 +273,17 @@ def steps_of(flow: Sequence[Step]) -> Iterator[Step]:
             case Switch(cases=cases):
                 for case in cases:
                     yield from steps_of(case)
+
+
+def exits_of(program: Program) -> tuple[tuple[str, int], ...]:
+    """The exits that are counted, in order: name, and which segment runs where it is taken."""
+    order = {segment.name: index for index, segment in enumerate(program.segments)}
+    found: list[tuple[str, int]] = []
+    for step in steps_of(program.flow):
+        match step:
+            case ExitIf(name=name, steps=(RunSegment(name=segment), *_)) if name:
+                found.append((name, order[segment]))
+    return tuple(found)
 
 
 def bytes_of(array: NDArray[Any]) -> memoryview:

@@ -114,8 +114,8 @@ def to_floats(item: Constant) -> np.ndarray:
 def from_floats(array: np.ndarray, dtype: DType) -> Constant:
     """The inverse of `to_floats`: convert to `dtype`, rounding to nearest even for bf16."""
     if dtype is not DType.BF16:
-        return constant(np.ascontiguousarray(array).astype(dtype.storage), dtype)
-    return constant(_round_to_bf16(np.ascontiguousarray(array, dtype=np.float32)), dtype)
+        return constant(np.asarray(array, order="C").astype(dtype.storage), dtype)
+    return constant(_round_to_bf16(np.asarray(array, dtype=np.float32, order="C")), dtype)
 
 
 def _round_to_bf16(array: np.ndarray) -> np.ndarray:

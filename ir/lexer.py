@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from optc.ir.diagnostics import Loc, OptcError, error
 
+T = TypeVar("T")
 _TOKEN = re.compile(
     r"""(?P<skip>[ \t\r\n]+|//[^\n]*)
       | (?P<type>(?:\d+x)*(?:f64|f32|f16|bf16|i64|i32|i16|i8|u8|i4|bool)\b)
@@ -63,3 +66,55 @@ class Source:
             excerpt=f"{excerpt}\n{caret}",
             help="optc ops lists every op with its attributes",
         )
+
+
+class Cursor:
+    """A place in the tokens of a text, and what a parser does with them."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.source = Source(text, name)
+        self.position = 0
+
+    @property
+    def next(self) -> Token:
+        """The token that is read next."""
+        return self.source.tokens[self.position]
+
+    @property
+    def peek(self) -> Token:
+        """The token behind the next one."""
+        return self.source.tokens[min(self.position + 1, len(self.source.tokens) - 1)]
+
+    def fail(self, message: str, token: Token | None = None) -> OptcError:
+        """The error E0101 at a token, by default the next one."""
+        return self.source.error(message, (token or self.next).offset)
+
+    def take(self, kind: str, what: str = "") -> Token:
+        """Read a token of a kind; raises E0101 for another."""
+        token = self.next
+        if token.kind != kind:
+            raise self.fail(f"expected {what or kind}, found {token.text or 'end of text'!r}")
+        self.position += 1
+        return token
+
+    def accept(self, text: str) -> bool:
+        """Read the token if it is this text; whether it was."""
+        if self.next.text != text or self.next.kind == "string":
+            return False
+        self.position += 1
+        return True
+
+    def expect(self, text: str) -> None:
+        """Read this text; raises E0101 for another."""
+        if not self.accept(text):
+            raise self.fail(f"expected {text!r}, found {self.next.text or 'end of text'!r}")
+
+    def listed(self, item: Callable[[], T], end: str) -> list[T]:
+        """Items up to `end`, with commas between them."""
+        result: list[T] = []
+        while not self.accept(end):
+            result.append(item())
+            if not self.accept(","):
+                self.expect(end)
+                break
+        return result

@@ -47,14 +47,44 @@ class Run:
     outputs: tuple[str, ...]
 
 
-Step = Run  # `exit_if` and `switch` join here; every reader of a Flow matches on the step's class
+@dataclass(frozen=True, slots=True)
+class ExitIf:
+    """Where the bool scalar `condition` is true the call ends here: `exit_if taken return early`.
+
+    `results` become the module's outputs, in their order. States keep what the steps before gave
+    them. An exit is called by its condition's name.
+    """
+
+    condition: str
+    results: tuple[str, ...]
+
+
+Step = Run | ExitIf  # `switch` joins here; every reader of a Flow matches on the step's class
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The steps of one call, in order. A state that a step writes keeps its value for the next."""
+    """The steps of one call, in order. A state that a step writes keeps its value for the next.
+
+    A state that no step writes is a parameter: a number that users set between calls.
+    """
 
     steps: tuple[Step, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The steps that run a graph."""
+        return tuple(step for step in self.steps if isinstance(step, Run))
+
+    @property
+    def exits(self) -> tuple[ExitIf, ...]:
+        """The steps that may end a call early."""
+        return tuple(step for step in self.steps if isinstance(step, ExitIf))
+
+    @property
+    def written(self) -> frozenset[str]:
+        """The variables that steps write."""
+        return frozenset(name for step in self.runs for name in step.outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +107,11 @@ class Module:
     def graph_of(self) -> Mapping[str, Graph]:
         """Graphs by name."""
         return {graph.name: graph for graph in self.graphs}
+
+    @property
+    def parameters(self) -> tuple[State, ...]:
+        """The states that calls read and never write."""
+        return tuple(state for state in self.states if state.name not in self.flow.written)
 
     def with_graphs(self, graphs: tuple[Graph, ...]) -> Module:
         """The module with its graphs replaced; the same object when none of them changed."""

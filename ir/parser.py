@@ -6,7 +6,7 @@ Constants that are printed by digest are looked up in `weights`; those not found
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
 from difflib import get_close_matches
 from enum import Enum
@@ -17,17 +17,17 @@ import numpy as np
 
 from optc.ir.builder import Builder
 from optc.ir.constant import Absent, Constant, Seed, constant, from_floats, splat
-from optc.ir.diagnostics import NOWHERE, Loc, OptcError
+from optc.ir.diagnostics import NOWHERE, Loc
 from optc.ir.graph import Graph, Node, Value
-from optc.ir.lexer import Source, Token
-from optc.ir.module import Flow, Module, Port, Run, State, module_of
+from optc.ir.lexer import Cursor, Token
+from optc.ir.module import ExitIf, Flow, Module, Port, Run, State, Step, module_of
 from optc.ir.ops import OP_OF
 from optc.ir.ops.base import Op, OpError, op_name
 from optc.ir.structure import Items, Nesting, Structure
 from optc.ir.types import TensorType, parse_type
 
-T = typing.TypeVar("T")
 Weights = Mapping[str, np.ndarray]
+NAMES = ("word", "number", "type")  # the kinds of token that may be a name
 MAX_DEPTH = 64  # nested tuples and tasks deeper than this are refused, not recursed into
 
 
@@ -36,47 +36,11 @@ def parse_module(text: str, *, weights: Weights | None = None, name: str = "<tex
     return _Parser(text, weights or {}, name).module()
 
 
-class _Parser:
+class _Parser(Cursor):
     def __init__(self, text: str, weights: Weights, name: str) -> None:
-        self.source = Source(text, name)
+        super().__init__(text, name)
         self.weights = weights
-        self.position = 0
         self.depth = 0
-
-    # Tokens -----------------------------------------------------------------------------------
-
-    @property
-    def next(self) -> Token:
-        return self.source.tokens[self.position]
-
-    def fail(self, message: str, token: Token | None = None) -> OptcError:
-        return self.source.error(message, (token or self.next).offset)
-
-    def take(self, kind: str, what: str = "") -> Token:
-        token = self.next
-        if token.kind != kind:
-            raise self.fail(f"expected {what or kind}, found {token.text or 'end of text'!r}")
-        self.position += 1
-        return token
-
-    def accept(self, text: str) -> bool:
-        if self.next.text != text or self.next.kind == "string":
-            return False
-        self.position += 1
-        return True
-
-    def expect(self, text: str) -> None:
-        if not self.accept(text):
-            raise self.fail(f"expected {text!r}, found {self.next.text or 'end of text'!r}")
-
-    def listed(self, item: Callable[[], T], end: str) -> list[T]:
-        result: list[T] = []
-        while not self.accept(end):
-            result.append(item())
-            if not self.accept(","):
-                self.expect(end)
-                break
-        return result
 
     # Module -----------------------------------------------------------------------------------
 
@@ -104,7 +68,7 @@ class _Parser:
         returns = self.structure() if self.accept("returns") else None
         self.expect("flow")
         self.expect("{")
-        steps: list[Run] = []
+        steps: list[Step] = []
         while not self.accept("}"):
             steps.append(self.step())
         graphs: list[Graph] = []
@@ -143,7 +107,9 @@ class _Parser:
         self.expect(":")
         return key, self.structure()
 
-    def step(self) -> Run:
+    def step(self) -> Step:
+        if self.next.text == "exit_if" and self.peek.kind in NAMES:
+            return self.exit_if()
         outputs = [] if self.next.text == "=" else [self.name()]
         while self.accept(","):
             outputs.append(self.name())
@@ -153,8 +119,30 @@ class _Parser:
         self.expect("(")
         return Run(graph, tuple(self.listed(self.name, ")")), tuple(outputs))
 
+    def exit_if(self) -> ExitIf:
+        """Results go on after each comma, since nothing closes their list."""
+        self.expect("exit_if")
+        condition = self.name()
+        self.expect("return")
+        if self.next.kind not in NAMES or self.starts_step():
+            return ExitIf(condition, ())
+        results = [self.name()]
+        while self.accept(","):
+            results.append(self.name())
+        return ExitIf(condition, tuple(results))
+
+    def starts_step(self) -> bool:
+        """Whether a step begins here: `exit_if name`, or names up to `=`."""
+        if self.next.text == "exit_if" and self.peek.kind in NAMES:
+            return True
+        tokens = self.source.tokens
+        place = self.position
+        while tokens[place].kind in NAMES and tokens[place + 1].text == ",":
+            place += 2
+        return tokens[place].kind in NAMES and tokens[place + 1].text == "="
+
     def name(self) -> str:
-        if self.next.kind not in ("word", "number", "type"):
+        if self.next.kind not in NAMES:
             raise self.fail(f"expected a name, found {self.next.text or 'end of text'!r}")
         return self.take(self.next.kind).text
 

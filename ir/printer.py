@@ -10,7 +10,7 @@ from enum import Enum
 from optc.ir.constant import Absent, Constant, Seed, Splat, to_floats
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
-from optc.ir.module import Module, Run
+from optc.ir.module import ExitIf, Module, Run, Step
 from optc.ir.names import value_names
 from optc.ir.ops.base import Op
 from optc.ir.structure import Items, Nesting, Structure
@@ -155,5 +155,9 @@ def _structure(structure: Structure) -> str:
             return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
 
 
-def _step(step: Run) -> str:
-    return f"{', '.join(step.outputs)} = run @{step.graph}({', '.join(step.inputs)})"
+def _step(step: Step) -> str:
+    match step:
+        case Run(graph, inputs, outputs):
+            return f"{', '.join(outputs)} = run @{graph}({', '.join(inputs)})"
+        case ExitIf(condition, results):
+            return f"exit_if {condition} return {', '.join(results)}".rstrip()

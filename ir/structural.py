@@ -7,7 +7,7 @@ import difflib
 import hashlib
 
 from optc.ir.graph import Graph, Value
-from optc.ir.module import Module
+from optc.ir.module import Module, Run
 from optc.ir.ops.base import Op
 from optc.ir.printer import literal, op_fields, print_module
 
@@ -51,7 +51,8 @@ def module_digest(module: Module) -> str:
     content.update("\n".join(states).encode())
     content.update(f"{module.returns}".encode())
     for step in module.flow.steps:
-        content.update(repr(dataclasses.astuple(step)).encode())
+        kind = "" if isinstance(step, Run) else type(step).__name__
+        content.update(f"{kind}{dataclasses.astuple(step)!r}".encode())
     for graph in module.graphs:
         content.update(f"{graph.name} {graph_digest(graph)}\n".encode())
     return content.hexdigest()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from optc.ir.diagnostics import NOWHERE, Diagnostic, Loc
+from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
-from optc.ir.module import Module
+from optc.ir.module import ExitIf, Module, Run
 from optc.ir.names import value_names
 from optc.ir.ops.base import OpError
 from optc.ir.ops.task import Task
@@ -75,20 +76,49 @@ def _flow(module: Module) -> Iterator[Diagnostic]:
     known: dict[str, TensorType] = {port.name: port.type for port in module.inputs}
     known |= {state.name: state.type for state in module.states}
     for step in module.flow.steps:
-        graph = module.graph_of.get(step.graph)
-        if graph is None:
-            yield _finding("E0125", f"the flow runs @{step.graph}, which does not exist")
-            continue
-        yield from _arguments(step.graph, step.inputs, graph.inputs, known)
-        if len(step.outputs) != len(graph.outputs):
-            message = f"@{graph.name} has {len(graph.outputs)} outputs, not {len(step.outputs)}"
-            yield _finding("E0125", message)
-        known |= {n: v.type for n, v in zip(step.outputs, graph.outputs, strict=False)}
-    wanted = {port.name: port.type for port in module.outputs}
-    for name, type in [*wanted.items(), *((state.name, state.type) for state in module.states)]:
-        if known.get(name) != type:
-            found = known.get(name, "nothing")
-            yield _finding("E0125", f"{name} is {type}, the flow gives {found}")
+        match step:
+            case Run():
+                yield from _run(module, step, known)
+            case ExitIf():
+                yield from _exit(module, step, known)
+    yield from _end(module, {port.name: port.name for port in module.outputs}, known, "the flow")
+
+
+def _run(module: Module, step: Run, known: dict[str, TensorType]) -> Iterator[Diagnostic]:
+    graph = module.graph_of.get(step.graph)
+    if graph is None:
+        yield _finding("E0125", f"the flow runs @{step.graph}, which does not exist")
+        return
+    yield from _arguments(step.graph, step.inputs, graph.inputs, known)
+    if len(step.outputs) != len(graph.outputs):
+        message = f"@{graph.name} has {len(graph.outputs)} outputs, not {len(step.outputs)}"
+        yield _finding("E0125", message)
+    known |= {n: v.type for n, v in zip(step.outputs, graph.outputs, strict=False)}
+
+
+def _exit(module: Module, step: ExitIf, known: dict[str, TensorType]) -> Iterator[Diagnostic]:
+    found = known.get(step.condition, "not defined")
+    if found != TensorType((), DType.BOOL):
+        yield _finding("E0125", f"exit_if takes one bool, {step.condition} is {found}")
+    where = f"exit {step.condition}"
+    if len(step.results) != len(module.outputs):
+        message = f"{where} returns {len(step.results)} of {len(module.outputs)} outputs"
+        yield _finding("E0125", message)
+        return
+    pairs = zip(module.outputs, step.results, strict=True)
+    yield from _end(module, {port.name: result for port, result in pairs}, known, where)
+
+
+def _end(
+    module: Module, given: dict[str, str], known: dict[str, TensorType], where: str
+) -> Iterator[Diagnostic]:
+    """Where a call may end: `given` are the variables that become outputs."""
+    wanted = [(port.name, given[port.name], port.type) for port in module.outputs]
+    wanted += [(state.name, state.name, state.type) for state in module.states]
+    for name, variable, type in wanted:
+        if known.get(variable) != type:
+            found = known.get(variable, "nothing")
+            yield _finding("E0125", f"{name} is {type}, {where} gives {found}")
 
 
 def _returns(module: Module) -> Iterator[Diagnostic]:

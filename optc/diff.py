@@ -103,7 +103,8 @@ def locate(
     gaps: dict[Value, Gap] = {}
     for part in _rounds(twins, budget):
         kept: dict[Value, NDArray[Any]] = {}
-        trace(right, inputs, [twins[value] for value in part], kept.__setitem__)
+        wanted = [twins[value] for value in part]
+        trace(right, inputs, wanted, kept.__setitem__, leave=False)
 
         def see(
             value: Value, array: NDArray[Any], kept: Mapping[Value, NDArray[Any]] = kept
@@ -112,8 +113,8 @@ def locate(
             if value not in gaps or gap.error > gaps[value].error:
                 gaps[value] = gap
 
-        trace(other, inputs, part, see)
-    for step in other.flow.steps:
+        trace(other, inputs, part, see, leave=False)
+    for step in other.flow.runs:
         graph = other.graph_of[step.graph]
         found = _search(graph, gaps)
         if found is not None:

@@ -11,6 +11,7 @@ import platform
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -102,6 +103,9 @@ class _Library:
             self.profile_stop = self._function(f"{prefix}_profile_stop", ctypes.c_int)
             self.profile_get = self._function(f"{prefix}_profile_get", ctypes.c_int)
             self.segment_runs = self._function(f"{prefix}_segment_runs", ctypes.c_uint64)
+            self.set_parameter = self._function(f"{prefix}_set_parameter", ctypes.c_int)
+            self.get_parameter = self._function(f"{prefix}_get_parameter", ctypes.c_int)
+            self.exit_runs = self._function(f"{prefix}_exit_runs", ctypes.c_uint64)
         except (OSError, AttributeError) as problem:
             raise error(
                 "E0515", f"{path} cannot be loaded: {problem}", help="compile the model again"
@@ -136,6 +140,9 @@ class Artifact:
         self.inputs = tuple(map(Tensor.of, bundle.manifest["inputs"]))
         self.outputs = tuple(map(Tensor.of, bundle.manifest["outputs"]))
         self.states = tuple(map(Tensor.of, bundle.manifest["states"]))
+        entries = bundle.manifest["states"]
+        self._parameters = tuple(entry["name"] for entry in entries if entry.get("parameter"))
+        self.exits = tuple(entry["name"] for entry in bundle.manifest.get("exits", ()))
         self._bundle = bundle
         self._arguments = {"threads": threads, "verify": verify, "copy": copy}
         self._instance = ctypes.c_void_p()
@@ -189,20 +196,54 @@ class Artifact:
         count = library.profile_get(handle, None, 0)
         entries = (_Entry * count)()
         library.profile_get(handle, entries, ctypes.c_int(count))
-        names = [segment["name"] for segment in self.manifest["segments"]]
-        runs = {
-            name: library.segment_runs(handle, ctypes.c_int(index))
-            for index, name in enumerate(names)
-        }
+        runs = self.segment_runs()
         calls = [call for part in self.manifest["segments"] for call in part["calls"]]
         return Profile(tuple(map(_kernel_time, entries, calls)), runs)
+
+    def segment_runs(self) -> Mapping[str, int]:
+        """How often each segment ran since the artifact was loaded or profiled, by its name."""
+        with self._lock:
+            self._check_open()
+            return {
+                segment["name"]: self._library.segment_runs(self._instance, ctypes.c_int(index))
+                for index, segment in enumerate(self.manifest["segments"])
+            }
+
+    def exit_runs(self) -> Mapping[str, int]:
+        """How often calls left by each exit since the artifact was loaded or profiled."""
+        with self._lock:
+            self._check_open()
+            return {
+                name: self._library.exit_runs(self._instance, ctypes.c_int(index))
+                for index, name in enumerate(self.exits)
+            }
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """Numbers that calls read and `set_parameter` sets, such as thresholds of exits."""
+        found = {}
+        for name in self._parameters:
+            number = ctypes.c_float()
+            self._do("get_parameter", name.encode(), ctypes.byref(number))
+            found[name] = number.value
+        return found
+
+    def set_parameter(self, name: str, value: float) -> None:
+        """Sets a parameter for the calls to come; `reset` leaves it alone.
+
+        Raises E0526 when there is none called `name`, E0523 for what is no number.
+        """
+        if name not in self._parameters:
+            known = ", ".join(self._parameters) or "none"
+            raise error("E0526", f"{self.name} has no parameter {name!r}; it has {known}")
+        self._do("set_parameter", name.encode(), ctypes.c_float(_number(value, name)))
 
     def set_threads(self, threads: int) -> None:
         """Threads for the calls to come; 0: one for each physical core this process may use."""
         self._do("set_threads", ctypes.c_int(_whole(threads, "threads")))
 
     def reset(self) -> None:
-        """Gives every state the value it had when the artifact was loaded."""
+        """Gives every state that calls change the value it had when the artifact was loaded."""
         self._do("state_reset")
 
     def state(self, name: str) -> NDArray[Any]:
@@ -227,9 +268,12 @@ class Artifact:
 
     def _do(self, function: str, *arguments: Any) -> None:
         with self._lock:
-            if self._instance.value is None:
-                raise error("E0523", f"{self.name} was closed", help="optc.load(...) again")
+            self._check_open()
             self._library.check(getattr(self._library, function)(self._instance, *arguments))
+
+    def _check_open(self) -> None:
+        if self._instance.value is None:
+            raise error("E0523", f"{self.name} was closed", help="optc.load(...) again")
 
     def another(self) -> Artifact:
         """A second instance of the same artifact, with its own buffers and state."""
@@ -313,6 +357,12 @@ def _kernel_time(entry: _Entry, call: Mapping[str, Any]) -> KernelTime:
 
 def _pointers(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
+        raise error("E0523", f"{name} takes a number, got {value!r}")
+    return float(value)
 
 
 def _whole(number: object, name: str) -> int:

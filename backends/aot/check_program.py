@@ -51,6 +51,9 @@ def _names(program: Program) -> Iterator[str]:
         "inputs": [port.name for port in program.inputs],
         "outputs": [port.name for port in program.outputs],
         "states": [slot.name for slot in program.states],
+        "exits": [
+            step.name for step in steps_of(program.flow) if isinstance(step, ExitIf) and step.name
+        ],
     }
     for kind, names in groups.items():
         yield from (f"two {kind} are called {name!r}" for name in {*names} if names.count(name) > 1)

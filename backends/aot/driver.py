@@ -26,6 +26,7 @@ from optc.backends.program import (
     StateSlot,
     Step,
     Switch,
+    exits_of,
     steps_of,
 )
 
@@ -86,6 +87,7 @@ def _constants(program: Program) -> list[str]:
         *_states(program.states),
         *_table("const char *const", "features", map(literal, program.features)),
         *_table("const char *const", "segments", segments),
+        *_table("const struct optc_rt_exit", "exits", (_exit_entry(*e) for e in exits_of(program))),
         *_table("const struct optc_rt_call", "calls", (_call_entry(i, call) for i, call in calls)),
     ]
     return [*lines, ""] if lines else []
@@ -126,10 +128,14 @@ def _states(states: Sequence[StateSlot]) -> list[str]:
     ]
     entries = (
         f"{{{_port_entry('states', index, slot)}, {slot.offset}u, "
-        f"{-1 if slot.initial is None else slot.initial}}}"
+        f"{-1 if slot.initial is None else slot.initial}, {int(slot.parameter)}}}"
         for index, slot in enumerate(states)
     )
     return shapes + _table("const struct optc_rt_state", "states", entries)
+
+
+def _exit_entry(name: str, segment: int) -> str:
+    return f"{{{literal(name)}, {segment}}}"
 
 
 def _call_entry(segment: int, call: Call | Copy) -> str:
@@ -262,6 +268,7 @@ def _model(program: Program, weights_digest: int) -> list[str]:
         "state": program.states,
         "feature": program.features,
         "segment": program.segments,
+        "exit": exits_of(program),
     }
     sizes = {f"{name}_count": str(len(rows)) for name, rows in tables.items()} | {
         "call_count": str(calls)

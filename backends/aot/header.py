@@ -71,7 +71,7 @@ FUNCTIONS = (
     Function(
         "int $_state_reset($_model *m)",
         "return optc_rt_state_reset(INSTANCE(m));",
-        "Gives every state the value it had when the instance was made.",
+        "Gives every state that the model changes the value it had when the instance was made.",
     ),
     Function(
         "int $_state_get($_model *m, int index, void *bytes)",
@@ -82,6 +82,17 @@ FUNCTIONS = (
         "int $_state_set($_model *m, int index, const void *bytes)",
         "return optc_rt_state_set(INSTANCE(m), index, bytes);",
         "Replaces a state.",
+    ),
+    Function(
+        "int $_set_parameter($_model *m, const char *name, float value)",
+        "return optc_rt_set_parameter(INSTANCE(m), name, value);",
+        "Sets a parameter for the runs to come: a state that the model reads and never writes,\n"
+        "such as the threshold of an exit. $_state_reset leaves it alone; NaN is refused.",
+    ),
+    Function(
+        "int $_get_parameter($_model *m, const char *name, float *value)",
+        "return optc_rt_get_parameter(INSTANCE(m), name, value);",
+        "Reads a parameter.",
     ),
     Function(
         "int $_set_threads($_model *m, int threads)",
@@ -115,6 +126,18 @@ FUNCTIONS = (
         "uint64_t $_segment_runs($_model *m, int index)",
         "return optc_rt_segment_runs(INSTANCE(m), index);",
         "How often a segment ran since the instance was made or profiling began.",
+    ),
+    Function("int $_exit_count(void)", "return model.exit_count;", "How many exits there are."),
+    Function(
+        "const char *$_exit(int index)",
+        "return index >= 0 && index < model.exit_count ? model.exits[index].name : 0;",
+        "An exit's name, in the order they are met; null where there is none.",
+    ),
+    Function(
+        "uint64_t $_exit_runs($_model *m, int index)",
+        "return index >= 0 && index < model.exit_count\n"
+        "    ? optc_rt_segment_runs(INSTANCE(m), model.exits[index].segment) : 0;",
+        "How often runs left by an exit since the instance was made or profiling began.",
     ),
     Function(
         "int $_bench($_model *m, const void *const *inputs, void *const *outputs, int runs, "
@@ -180,7 +203,8 @@ def _ports_page(program: Program) -> Iterator[str]:
         for index, port in enumerate(ports):
             shape = "x".join(map(str, port.shape)) or "scalar"
             size = f"{shape} {port.dtype.value}, {port.nbytes} bytes"
-            yield f"   {kind} {index}: {comment(port.name)}, {size}"
+            what = "parameter" if isinstance(port, StateSlot) and port.parameter else kind
+            yield f"   {what} {index}: {comment(port.name)}, {size}"
 
 
 def _sizes(program: Program, prefix: str) -> Iterator[str]:
@@ -194,7 +218,7 @@ def _sizes(program: Program, prefix: str) -> Iterator[str]:
 
 def _declarations(prefix: str) -> Iterator[str]:
     for function in FUNCTIONS:
-        text = function.documentation.replace("\n", "\n   ")
+        text = function.documentation.replace("$", prefix).replace("\n", "\n   ")
         yield f"/* {text} */"
         yield f"OPTC_API {function.signature(prefix)};"
         yield ""

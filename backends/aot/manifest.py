@@ -21,6 +21,7 @@ from optc.backends.program import (
     StateSlot,
     Step,
     Switch,
+    exits_of,
 )
 
 FORMAT = "optc-artifact"
@@ -49,7 +50,7 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
         "inputs": [_port(port) for port in program.inputs],
         "outputs": [_port(port) for port in program.outputs],
         "output_tree": program.output_tree,
-        "states": [_port(slot) for slot in program.states],
+        "states": [_state(slot) for slot in program.states],
         **memory,
         "peak_bytes": sum(memory.values()),
         "weights_digest": f"{weights_digest:016x}",
@@ -58,6 +59,10 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
             for segment in program.segments
         ],
         "flow": _flow(program.flow),
+        "exits": [
+            {"name": name, "segment": program.segments[index].name}
+            for name, index in exits_of(program)
+        ],
         "metadata": dict(program.metadata),
         "files": {
             path.relative_to(folder).as_posix(): _fingerprint(path)
@@ -87,6 +92,10 @@ def _port(port: Port | StateSlot) -> dict[str, Any]:
         "dtype": port.dtype.value,
         "bytes": port.nbytes,
     }
+
+
+def _state(slot: StateSlot) -> dict[str, Any]:
+    return {**_port(slot), "parameter": True} if slot.parameter else _port(slot)
 
 
 def _call(call: Call | Copy) -> dict[str, Any]:

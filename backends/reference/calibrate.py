@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from optc.backends.reference.gradients import Loss, joint_scores, scores
 from optc.backends.reference.spread import Spread
 from optc.backends.reference.trace import trace
+from optc.backends.reference.walk import ReferenceWalk
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
-from optc.ir.module import Module
+from optc.ir.module import Module, Run
 from optc.ir.output import replace_file
 from optc.ir.structural import module_digest
 from optc.passes.calibration import Array, Batches, Importance, Statistics
@@ -61,6 +62,18 @@ class ReferenceCalibration:
         """Show the values of every call; those of bf16 widened to f32."""
         for batch in self._batches:
             see(_values(module, batch.inputs, values))
+
+    def walk(
+        self, module: Module, keep: Collection[Value] = (), calls: int = 0
+    ) -> ReferenceWalk | None:
+        """Calls are spread evenly, as data is often sorted."""
+        steps = module.flow.steps
+        if len(steps) != 1 or not isinstance(steps[0], Run):
+            return None
+        total = self._batches.calls
+        chosen = set(np.linspace(0, total - 1, min(calls or total, total)).round().astype(int))
+        batches = (batch for number, batch in enumerate(self._batches) if number in chosen)
+        return ReferenceWalk(module, batches, len(chosen), keep)
 
     def statistics(
         self, module: Module, values: Collection[Value], channel: Mapping[Value, int] | None = None
@@ -171,7 +184,7 @@ def _values(
         wide = value.type.dtype is DType.BF16
         seen[value] = (array.astype(np.uint32) << 16).view(np.float32) if wide else array
 
-    trace(module, inputs, values, see)
+    trace(module, inputs, values, see, leave=False)  # every stage is of interest
     return seen
 
 

@@ -19,8 +19,9 @@ from optc.backends.reference import (
 )
 from optc.backends.reference.dtypes import TORCH_DTYPE, Meaning, to_dtype, to_tensor
 from optc.ir.dtype import DType
+from optc.ir.flow import follow
 from optc.ir.graph import Graph, Node, Value
-from optc.ir.module import Module, Run
+from optc.ir.module import Module
 from optc.ir.ops import Op, Task
 
 Observer = Callable[[Node, tuple[Tensor, ...]], None]
@@ -28,10 +29,14 @@ Observer = Callable[[Node, tuple[Tensor, ...]], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one call of a module gives: outputs by name, and states as the next call finds them."""
+    """What one call of a module gives: outputs by name, and states as the next call finds them.
+
+    `exit` names the exit that the call took; it is empty where the call went to the end.
+    """
 
     outputs: Mapping[str, Tensor]
     states: Mapping[str, Tensor]
+    exit: str = ""
 
 
 def _task(op: Task, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -65,15 +70,8 @@ def run(
     for port in module.inputs:
         _check(port.name, inputs[port.name], port.type.shape, port.type.dtype)
         names[port.name] = inputs[port.name]
-    for step in module.flow.steps:
-        match step:
-            case Run(graph, arguments, results):
-                values = run_graph(module.graph_of[graph], [names[name] for name in arguments])
-                names.update(zip(results, values, strict=True))
-    return Result(
-        {port.name: names[port.name] for port in module.outputs},
-        {state.name: names[state.name] for state in module.states},
-    )
+    way = follow(module, names, run_graph)
+    return Result(way.outputs, way.states, way.name)
 
 
 def run_graph(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,9 @@ from torch.nn import functional
 from optc.backends.reference.dtypes import to_tensor
 from optc.backends.reference.evaluate import run_graph
 from optc.ir.constant import constant
-from optc.ir.graph import Value
-from optc.ir.module import Module, Run
+from optc.ir.flow import ways_out
+from optc.ir.graph import Graph, Value
+from optc.ir.module import Module
 from optc.passes.calibration import Batch, Batches, Importance
 
 
@@ -103,7 +103,9 @@ def _products(
     stored = {value: item for graph in module.graphs for value, item in graph.constants.items()}
     leaves = {v: to_tensor(stored[v]).clone().requires_grad_() for v in constants}
     for call, batch in enumerate(batches):
-        error = loss.of(_call(module, batch.inputs, leaves)[loss.output], batch, call)
+        # An exit's head matters as much as the last: the loss is the mean over all ways out.
+        errors = [loss.of(out, batch, call) for out in _call(module, batch, leaves, loss.output)]
+        error = torch.stack(errors).mean()
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if error.requires_grad:  # else nothing it depends on is asked for
             gradients = torch.autograd.grad(error, list(leaves.values()), allow_unused=True)
@@ -115,17 +117,16 @@ def _products(
 
 
 def _call(
-    module: Module, inputs: Mapping[str, NDArray[Any]], leaves: Mapping[Value, Tensor]
-) -> Mapping[str, Tensor]:
+    module: Module, batch: Batch, leaves: Mapping[Value, Tensor], output: str
+) -> Iterator[Tensor]:
+    """The output at every way out."""
     names = {state.name: to_tensor(state.initial) for state in module.states}
     for port in module.inputs:
         names[port.name] = to_tensor(
-            constant(np.ascontiguousarray(inputs[port.name]), port.type.dtype)
+            constant(np.ascontiguousarray(batch.inputs[port.name]), port.type.dtype)
         )
-    for step in module.flow.steps:
-        match step:
-            case Run(graph, arguments, results):
-                given = [names[name] for name in arguments]
-                found = run_graph(module.graph_of[graph], given, instead=leaves)
-                names.update(zip(results, found, strict=True))
-    return names
+
+    def run(graph: Graph, given: Sequence[Tensor]) -> Sequence[Tensor]:
+        return run_graph(graph, given, instead=leaves)
+
+    return (way.outputs[output] for way in ways_out(module, names, run))

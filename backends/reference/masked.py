@@ -17,8 +17,9 @@ from torch import Tensor
 from optc.backends.reference.dtypes import to_tensor, widened
 from optc.backends.reference.evaluate import run_node
 from optc.ir.builder import live_nodes
+from optc.ir.flow import follow
 from optc.ir.graph import Graph, Node, Value
-from optc.ir.module import Module, Run
+from optc.ir.module import Module
 from optc.ir.ops import GroupNorm, LayerNorm, Op, ReduceMean, RmsNorm, ew
 
 DIVISIONS = (ew.FloorDiv, ew.TruncDiv, ew.Fmod, ew.Remainder)
@@ -32,14 +33,12 @@ def run_masked(
     """Outputs of a call with states at their first content; `keep` is by name of the graph."""
     names = {state.name: to_tensor(state.initial) for state in module.states}
     names.update(inputs)
+
+    def masked(graph: Graph, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return run_graph_masked(graph, given, keep[graph.name])
+
     with torch.no_grad():
-        for step in module.flow.steps:
-            match step:
-                case Run(graph, arguments, results):
-                    given = [names[name] for name in arguments]
-                    values = run_graph_masked(module.graph_of[graph], given, keep[graph])
-                    names.update(zip(results, values, strict=True))
-    return {port.name: names[port.name] for port in module.outputs}
+        return follow(module, names, masked).outputs
 
 
 def run_graph_masked(graph: Graph, inputs: Sequence[Tensor], keep: Keep) -> tuple[Tensor, ...]:

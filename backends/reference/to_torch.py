@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from optc.backends.reference.dtypes import to_tensor
 from optc.backends.reference.evaluate import MEANING
 from optc.ir.constant import Constant, Splat
+from optc.ir.flow import Way, ways_out
 from optc.ir.graph import Graph, Value
-from optc.ir.module import Module, Run
+from optc.ir.module import Module
 from optc.ir.names import value_names
 from optc.ir.ops import BatchNorm
 from optc.ir.structure import filled
 
+END = "end"  # the way out of a module with exits that is no exit
 _TUPLE = re.compile(r"^output\.(\d+)$")
 
 
@@ -31,7 +33,9 @@ def to_torch(module: Module) -> nn.Module:
     It takes the module's inputs by position or by name (dots as underscores), and returns what the
     captured model returned, nested alike; a module that was written by hand and does not say how
     returns one tensor, a tuple, or a dictionary by output name. States are updated in place.
-    Gradients flow through every op that torch can differentiate.
+    Gradients flow through every op that torch can differentiate. A module with exits takes none of
+    them, so that all its heads can be trained: it returns what every way out returns, in a
+    dictionary by the exits' names, the last one called `end`.
     """
     names = [re.sub(r"\W", "_", port.name) for port in module.inputs]
     # A class of its own: its forward's signature names the inputs, so that a capture finds them.
@@ -87,17 +91,19 @@ class _TorchModule(nn.Module):
         names: dict[str, Tensor] = {
             port.name: tensor for port, tensor in zip(self._module.inputs, inputs, strict=True)
         }
-        names |= {name: _find(self, place) for name, place in self._states.items()}
-        for step in self._module.flow.steps:
-            match step:
-                case Run(graph, arguments, results):
-                    found = self._run(self._module.graph_of[graph], [names[n] for n in arguments])
-                    names.update(zip(results, found, strict=True))
+        # Copies: an output may be a state's old content, or a view of it, when it is updated.
+        names |= {name: _find(self, place).clone() for name, place in self._states.items()}
+        ways = list(ways_out(self._module, names, self._run))
         for name, place in self._states.items():
-            _find(self, place).copy_(names[name].detach())
+            _find(self, place).copy_(ways[-1].states[name].detach())
+        if len(ways) == 1:
+            return self._returned(ways[0])
+        return {way.name or END: self._returned(way) for way in ways}
+
+    def _returned(self, way: Way[Tensor]) -> Any:
         if self._module.returns is not None:
-            return filled(self._module.returns, names.__getitem__)
-        return _packed({port.name: names[port.name] for port in self._module.outputs})
+            return filled(self._module.returns, way.outputs.__getitem__)
+        return _packed(way.outputs)
 
     def _run(self, graph: Graph, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         values: dict[Value, Tensor] = dict(zip(graph.inputs, inputs, strict=True))

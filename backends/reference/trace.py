@@ -13,20 +13,27 @@ from optc.backends.reference.dtypes import to_tensor
 from optc.backends.reference.evaluate import run_graph
 from optc.ir.constant import constant
 from optc.ir.dtype import DType
-from optc.ir.graph import Node, Value
-from optc.ir.module import Module, Run
+from optc.ir.flow import follow
+from optc.ir.graph import Graph, Node, Value
+from optc.ir.module import Module
 
 Arrays = Mapping[str, NDArray[Any]]
 See = Callable[[Value, NDArray[Any]], object]
 
 
 def trace(
-    module: Module, inputs: Arrays, wanted: Collection[Value] = (), see: See | None = None
+    module: Module,
+    inputs: Arrays,
+    wanted: Collection[Value] = (),
+    see: See | None = None,
+    *,
+    leave: bool = True,
 ) -> dict[str, NDArray[Any]]:
     """Call a module once, states at their first content; `see` gets each value of `wanted`.
 
     Arrays are in the storage of their dtype (bf16 as uint16). What `see` does not keep is freed
-    after its last use. A graph that runs twice shows its values twice. Returns outputs by name.
+    after its last use. A graph that runs twice shows its values twice. Without `leave` no exit is
+    taken, so that every stage is seen. Returns outputs by name.
     """
     names = {state.name: to_tensor(state.initial) for state in module.states}
     for port in module.inputs:
@@ -43,16 +50,13 @@ def trace(
     def observe(node: Node, results: tuple[torch.Tensor, ...]) -> None:
         show(node.outputs, results)
 
+    def shown(graph: Graph, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        show(graph.inputs, given)
+        return run_graph(graph, given, observe=observe)
+
     with torch.no_grad():
-        for step in module.flow.steps:
-            match step:
-                case Run(graph, arguments, results):
-                    running = module.graph_of[graph]
-                    given = [names[name] for name in arguments]
-                    show(running.inputs, given)
-                    values = run_graph(running, given, observe=observe)
-                    names.update(zip(results, values, strict=True))
-    return {port.name: _array(names[port.name], port.type.dtype) for port in module.outputs}
+        outputs = follow(module, names, shown, leave=leave).outputs
+    return {port.name: _array(outputs[port.name], port.type.dtype) for port in module.outputs}
 
 
 def _array(tensor: torch.Tensor, dtype: DType) -> NDArray[Any]:

@@ -13,10 +13,13 @@ static int allocate_here(struct optc_rt_instance *m)
     return status;
 }
 
+static int initialize(struct optc_rt_instance *m, int parameters);
+
 static int allocate(struct optc_rt_instance *m, const char *path, unsigned flags)
 {
     const struct optc_rt_model *model = m->model;
-    int status = optc_rt_open_weights(model, path, flags, &m->weights_block, &m->weights);
+    int status = model->stream ? optc_rt_open_stream(m, path, flags)
+                               : optc_rt_open_weights(model, path, flags, &m->weights_block, &m->weights);
     if (status == OPTC_OK) status = model->device ? model->device->open(m) : allocate_here(m);
     m->counters = calloc((size_t)model->call_count + 1, sizeof *m->counters);
     m->segment_runs = calloc((size_t)model->segment_count + 1, sizeof *m->segment_runs);
@@ -41,7 +44,7 @@ int optc_rt_create(const struct optc_rt_model *model, const char *path, const op
     m->threads = options->threads ? options->threads : optc_rt_usable_cores();
     pthread_mutex_init(&m->lock, NULL);
     status = allocate(m, path, options->flags);
-    if (status == OPTC_OK) status = optc_rt_state_reset(m);
+    if (status == OPTC_OK) status = initialize(m, 1);
     if (status != OPTC_OK) {
         optc_rt_destroy(m);
         return status;
@@ -54,10 +57,13 @@ void optc_rt_destroy(struct optc_rt_instance *m)
 {
     if (!m) return;
     if (m->model->device) m->model->device->close(m);
+    optc_rt_close_stream(m);
     pthread_mutex_destroy(&m->lock);
     optc_rt_unmap(&m->arena_block);
     optc_rt_unmap(&m->state_block);
     optc_rt_unmap(&m->weights_block);
+    optc_rt_unmap(&m->window_block);
+    optc_rt_unmap(&m->tables_block);
     free(m->counters);
     free(m->segment_runs);
     free(m);
@@ -85,6 +91,7 @@ static int run_here(struct optc_rt_instance *m, const void *const *inputs, void 
 {
     m->inputs = (uint8_t *const *)(uintptr_t)inputs; /* kernels take plain pointers and only read these */
     m->outputs = (uint8_t *const *)outputs;
+    if (m->model->stream) OPTC_RT_DO(optc_rt_stream_begin(m));
     optc_rt_enter(m->threads);
     int status = m->model->run(m);
     optc_rt_leave();
@@ -137,18 +144,23 @@ static int copy(struct optc_rt_instance *m, void *target, const void *source, si
     return OPTC_OK;
 }
 
-int optc_rt_state_reset(struct optc_rt_instance *m)
+static int initialize(struct optc_rt_instance *m, int parameters)
 {
-    if (!m) return null_instance();
     int status = OPTC_OK;
     pthread_mutex_lock(&m->lock);
     for (int i = 0; status == OPTC_OK && i < m->model->state_count; ++i) {
         const struct optc_rt_state *state = &m->model->states[i];
         const uint8_t *initial = state->initial < 0 ? NULL : m->weights + state->initial;
+        if (state->parameter && !parameters) continue;
         status = copy(m, m->state + state->offset, initial, state->port.bytes, OPTC_RT_WITHIN);
     }
     pthread_mutex_unlock(&m->lock);
     return status;
+}
+
+int optc_rt_state_reset(struct optc_rt_instance *m)
+{
+    return m ? initialize(m, 0) : null_instance();
 }
 
 static const struct optc_rt_state *find_state(struct optc_rt_instance *m, int index, const void *bytes)
@@ -179,6 +191,34 @@ int optc_rt_state_set(struct optc_rt_instance *m, int index, const void *bytes)
     int status = copy(m, m->state + state->offset, bytes, state->port.bytes, OPTC_RT_IN);
     pthread_mutex_unlock(&m->lock);
     return status;
+}
+
+static int find_parameter(struct optc_rt_instance *m, const char *name)
+{
+    if (!m) return null_instance(), -1;
+    for (int i = 0; name && i < m->model->state_count; ++i) {
+        const struct optc_rt_state *state = &m->model->states[i];
+        if (state->parameter && state->port.rank == 0 && !strcmp(state->port.dtype, "f32") &&
+            !strcmp(state->port.name, name))
+            return i;
+    }
+    optc_rt_fail(OPTC_BAD_ARGUMENT, "%s has no parameter '%s'", m->model->name, name ? name : "");
+    return -1;
+}
+
+int optc_rt_set_parameter(struct optc_rt_instance *m, const char *name, float value)
+{
+    int index = find_parameter(m, name);
+    if (index < 0) return OPTC_BAD_ARGUMENT;
+    if (value != value)
+        return optc_rt_fail(OPTC_BAD_ARGUMENT, "parameter '%s' cannot be not-a-number", name);
+    return optc_rt_state_set(m, index, &value);
+}
+
+int optc_rt_get_parameter(struct optc_rt_instance *m, const char *name, float *value)
+{
+    int index = find_parameter(m, name);
+    return index < 0 ? OPTC_BAD_ARGUMENT : optc_rt_state_get(m, index, value);
 }
 
 int optc_rt_profile_start(struct optc_rt_instance *m)

@@ -17,6 +17,12 @@ struct optc_rt_state {
     optc_port port;
     size_t offset;
     int64_t initial; /* byte offset in the weights, or -1 for zeros */
+    int parameter;   /* calls read it and only the user writes it: a reset leaves it alone */
+};
+
+struct optc_rt_exit {
+    const char *name;
+    int segment; /* runs where the exit is taken, and nowhere else */
 };
 
 struct optc_rt_call {
@@ -27,18 +33,47 @@ struct optc_rt_call {
     uint64_t bytes;
 };
 
+/* How weights come that stay in their file; sources are offsets behind the file's header. */
+struct optc_rt_piece {
+    uint64_t source;
+    size_t at, bytes;
+};
+struct optc_rt_block_plan { /* what one call needs in the window */
+    int first, count;       /* its pieces */
+    size_t at, bytes;
+};
+struct optc_rt_visit { /* a step of the flow that runs a segment */
+    int first, count;  /* its blocks */
+    int next;          /* the next visit with blocks that is expected; -1: it is not known before */
+};
+struct optc_rt_rows { /* a table of which a call picks rows */
+    uint64_t source;
+    size_t at, rows, row_bytes, count, index_bytes;
+};
+struct optc_rt_stream_plan {
+    size_t window_bytes, pinned_bytes, tables_bytes;
+    int block_count, first_visit;
+    const struct optc_rt_piece *pieces;
+    const struct optc_rt_block_plan *blocks;
+    const struct optc_rt_visit *visits;
+    const struct optc_rt_rows *rows;
+};
+
 /* The generated driver's constants. */
 struct optc_rt_model {
     const char *name;
     int (*run)(struct optc_rt_instance *);
     size_t arena_bytes, state_bytes, weights_bytes;
     uint64_t weights_digest;
-    int input_count, output_count, state_count, feature_count, call_count, segment_count;
+    int input_count, output_count, state_count, feature_count, call_count, segment_count,
+        exit_count;
     const optc_port *inputs, *outputs;
     const struct optc_rt_state *states;
     const char *const *features;
     const struct optc_rt_call *calls;
     const char *const *segments;
+    const struct optc_rt_exit *exits;
+    const struct optc_rt_stream_plan *stream; /* null: all weights are mapped */
     const struct optc_rt_device *device;     /* null: the kernels run on this CPU */
     const struct optc_rt_gpu_code *gpu_code; /* what the device runs */
 };
@@ -76,6 +111,9 @@ struct optc_rt_instance {
     pthread_mutex_t lock;
     struct optc_rt_block arena_block, state_block, weights_block;
     struct optc_rt_gpu *gpu; /* the device's own part */
+    uint8_t *window, *tables; /* of streamed weights */
+    struct optc_rt_block window_block, tables_block;
+    struct optc_rt_stream *stream;
 };
 
 /* error.c: the sentence of this thread's last error. Returns `code`. */
@@ -84,13 +122,27 @@ const char *optc_rt_last_error(void);
 
 /* memory.c: zeroed memory on 64-byte (large blocks: huge page) boundaries. */
 int optc_rt_map(struct optc_rt_block *block, size_t bytes, const char *purpose);
+int optc_rt_reserve(struct optc_rt_block *block, size_t bytes); /* memory only where it is touched */
 void optc_rt_unmap(struct optc_rt_block *block);
 void optc_rt_release_workspaces(void);
 
 /* weights.c */
 int optc_rt_open_weights(const struct optc_rt_model *model, const char *path, unsigned flags,
                          struct optc_rt_block *block, uint8_t **weights);
+/* Opens and checks the file without mapping it; the caller closes it. */
+int optc_rt_check_weights(const struct optc_rt_model *model, const char *path, unsigned flags, int *file);
 uint64_t optc_rt_digest(const uint8_t *data, size_t bytes);
+
+/* stream.c: between begin and the end of a run a caller enters each visit, waits for each block
+   before its call and releases it after; rows are read before and dropped after their call. */
+int optc_rt_open_stream(struct optc_rt_instance *m, const char *path, unsigned flags);
+void optc_rt_close_stream(struct optc_rt_instance *m);
+int optc_rt_stream_begin(struct optc_rt_instance *m);
+void optc_rt_stream_enter(struct optc_rt_instance *m, int visit);
+int optc_rt_stream_wait(struct optc_rt_instance *m, int block);
+void optc_rt_stream_release(struct optc_rt_instance *m);
+int optc_rt_stream_rows(struct optc_rt_instance *m, int rows, const uint8_t *indices);
+void optc_rt_stream_drop(struct optc_rt_instance *m, int rows);
 
 /* features.c: refuses with a sentence that names every missing feature. */
 int optc_rt_check_features(const char *model, const char *const *features, int count);
@@ -114,6 +166,8 @@ int optc_rt_set_threads(struct optc_rt_instance *m, int threads);
 int optc_rt_state_reset(struct optc_rt_instance *m);
 int optc_rt_state_get(struct optc_rt_instance *m, int index, void *bytes);
 int optc_rt_state_set(struct optc_rt_instance *m, int index, const void *bytes);
+int optc_rt_set_parameter(struct optc_rt_instance *m, const char *name, float value);
+int optc_rt_get_parameter(struct optc_rt_instance *m, const char *name, float *value);
 int optc_rt_profile_start(struct optc_rt_instance *m);
 int optc_rt_profile_stop(struct optc_rt_instance *m);
 int optc_rt_profile_get(struct optc_rt_instance *m, optc_profile_entry *entries, int capacity);
@@ -137,6 +191,12 @@ int optc_rt_kernel_failed(struct optc_rt_instance *m, int call, int status);
         uint64_t start_ = (m)->profiling ? optc_rt_now() : 0;     \
         memmove((target), (source), (bytes));                     \
         if ((m)->profiling) optc_rt_count((m), (index), start_);  \
+    } while (0)
+
+#define OPTC_RT_DO(call)                                  \
+    do {                                                  \
+        int done_ = (call);                               \
+        if (done_ != OPTC_OK) return done_;               \
     } while (0)
 
 #endif
