@@ -45,6 +45,8 @@ _UNROLL = 2  # steps of K per loop iteration: more only takes time to compile
 _MOST_UNROLL = 8
 _MOST_FETCHES = 2
 _LINE = 64  # bytes of a cache line
+_LINE_CYCLES = 2.0  # from the second-level cache to the first
+_CASES = 1.03  # strips of two heights are two cases in the code
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +153,25 @@ class GemmPlan:
                 tiles = -(-self.product.m // limit)
                 for count in (tiles, tiles + 1):
                     rows = -(-self.product.m // count)
-                    found.append(GemmKnobs(rows, vectors, self._unroll(vectors, count)))
+                    found.append(GemmKnobs(rows, vectors, self._unroll(rows, vectors, count)))
         return sorted(dict.fromkeys(found), key=self.cycles)
 
-    def _unroll(self, vectors: int, strips: int) -> int:
-        """Steps per iteration: at best as many as make one cache line of the next panel due."""
+    def _unroll(self, rows: int, vectors: int, strips: int) -> int:
+        """Steps per iteration: at best as many as make one cache line of the next panel due.
+
+        They divide K: behind a remainder LLVM would keep all sums in memory, not in registers.
+        """
         target = self.task.problem.target
         lanes = target.lanes(self.product.dtype)
         if broadcasts_lanes(target):
             return lanes
+        wanted = _UNROLL
         if self._is_far:
-            return min(_MOST_UNROLL, max(_UNROLL, strips * self.line // (vectors * lanes)))
-        return _UNROLL
+            due = strips * self.line // (vectors * lanes)
+            wanted = min(_MOST_UNROLL, 1 << max(_UNROLL, due).bit_length())
+        elif (rows + 2) * vectors > target.vector_registers:
+            wanted = 1  # LLVM would load the next step's weights early, and spill sums
+        return max(steps for steps in range(1, wanted + 1) if self.steps % steps == 0)
 
     @property
     def _apart(self) -> int:
@@ -199,9 +208,17 @@ class GemmPlan:
         panels = -(-vectors // knobs.vectors)
         rows, width = self.product.m / tiles, vectors / panels
         work = tile_cycles(rows, width, self.steps, self.dot.cost) * panels * tiles
+        if 2 * self.steps * knobs.vectors * lanes * _LINE // self.line > target.cache(
+            "l1", 1 << 15
+        ):
+            # The panel and the rows come from the second-level cache, for every tile anew.
+            lines = (width * lanes + rows) / self.line
+            work = max(work, _LINE_CYCLES * lines * self.steps * panels * tiles)
         if knobs.rows > self._apart:
             # Every element of a row is fetched again, with its cache line, at every step.
             work += rows * self.steps * panels * tiles
+        if self.product.m % tiles:
+            work *= _CASES
         share = -(-panels * tiles // target.cores) / (panels * tiles)
         return work * max(share, 1 / target.cores)
 
@@ -250,13 +267,14 @@ class _Emission:
 
     def ahead(self, start: Expr, strip: Expr) -> Callable[[Expr], None]:
         """Asks for the next panel, a part in every tile of this one."""
-        following = start + self.pack.words.rows(self.product.k) * self.pack.width
+        panel = self.pack.words.rows(self.product.k) * self.pack.width
         steps = self.steps // self.knobs.unroll
 
         def fetch(step: Expr) -> None:
             for i in range(self.fetches):
-                part = (strip * steps + step) * self.fetches + i
-                self.code.prefetch(self.weights, following + part * self.plan.line)
+                part = ((strip * steps + step) * self.fetches + i) * self.plan.line
+                # No further than that panel: the second-level cache may not hold a third one.
+                self.code.prefetch(self.weights, start + panel + tirx.min(part, panel - 1))
 
         return fetch
 
@@ -275,8 +293,8 @@ class _Emission:
             left.load(buffer, (), row + r, k)
 
         sums = accumulate(
-            code, tile, self.steps, self.knobs.unroll, lambda r, k: left.word((), row + r, k),
-            right, self.dot, by_lanes=load if broadcasts_lanes(self.target) else None,
+            code, tile, self.steps, self.knobs.unroll, left.rows((), row), right, self.dot,
+            by_lanes=load if broadcasts_lanes(self.target) else None,
             ahead=self.ahead(start, strip) if self.fetches else None,
             start=origin if words.origin else None,
         )  # fmt: skip

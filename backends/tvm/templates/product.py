@@ -14,7 +14,7 @@ from tvm.tirx import Buffer
 from optc.backends.tvm.dtypes import tvm_dtype, width_of
 from optc.backends.tvm.templates.dot import BYTES, Dot, dot_of
 from optc.backends.tvm.templates.fused import FusedEmitter
-from optc.backends.tvm.templates.image import Steps, pointer, reshaped, steps_of
+from optc.backends.tvm.templates.image import Span, Steps, pointer, reshaped, steps_of
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.nest import Space, for_each_point, nested, space_of
 from optc.backends.tvm.templates.places import Coordinate, Coordinates, plain, reshape
@@ -37,6 +37,10 @@ class Left(Protocol):
         """Fill a buffer with neighbouring words, by one vector load."""
         ...
 
+    def rows(self, at: Sequence[Expr], row: Expr) -> Callable[[int, Expr], Expr]:
+        """Words of the rows from `row` on, by distance from it and place along K."""
+        ...
+
 
 @dataclass(frozen=True)
 class Elements:
@@ -53,6 +57,25 @@ class Elements:
         """See Left."""
         with self.code.vector("lane", int(buffer.shape[0])) as lane:
             self.code.store(buffer, (lane,), self.word(at, row, k + lane))
+
+    def rows(self, at: Sequence[Expr], row: Expr) -> Callable[[int, Expr], Expr]:
+        """See Left."""
+        return lambda distance, k: self.word(at, row + distance, k)
+
+
+@dataclass(frozen=True)
+class EvenRows(Elements):
+    """Elements of `buffer` whose rows are `stride` apart, from the place that `at` gives on."""
+
+    buffer: Buffer
+    stride: int
+    at: Callable[[Sequence[Expr]], list[Expr]]
+
+    def rows(self, at: Sequence[Expr], row: Expr) -> Callable[[int, Expr], Expr]:
+        """See Left; by one address register, see `image.Span`."""
+        (start,) = self.at([*at, row, as_index(0)])
+        first = Span(self.buffer, self.code.bind(tirx.Cast("int64", start), "start"))
+        return lambda distance, k: first[k + distance * self.stride]
 
 
 @dataclass(frozen=True)
@@ -73,6 +96,10 @@ class Neighbours:
         count = int(buffer.shape[0])
         every = tirx.Ramp(as_index(0), as_index(1), count)
         self.code.store(buffer, (every,), self._read([*at, row, k * self.group], count))
+
+    def rows(self, at: Sequence[Expr], row: Expr) -> Callable[[int, Expr], Expr]:
+        """See Left."""
+        return lambda distance, k: self.word(at, row + distance, k)
 
     def _read(self, index: Sequence[Expr], words: int) -> Expr:
         return neighbours(self.buffer, self.at(index), self.group, words)
@@ -205,7 +232,7 @@ def left_operand(code: Code, io: FusedEmitter, product: Product, machine: Target
     return Elements(code, lambda index: _as(buffer[tuple(index)], tvm_dtype(dot.sum)))
 
 
-def _elements_in_place(code: Code, io: FusedEmitter, product: Product, _: Dot) -> Left | None:
+def _elements_in_place(code: Code, io: FusedEmitter, product: Product, dot: Dot) -> Left | None:
     def element(index: Sequence[Expr]) -> Expr:
         *at, row, k = index
         return io.read(None, product.node.inputs[0], product.left_index(at, row, k))
@@ -213,16 +240,22 @@ def _elements_in_place(code: Code, io: FusedEmitter, product: Product, _: Dot) -
     space = space_of([*product.batch, product.m, product.k], lambda _, index: element(index))
     if space.operations or not _runs_along(space):
         return None
-    return Elements(code, element)
+    steps = steps_of(io.task.problem.body, product.node.inputs[0])
+    found = _whole_words(steps, product, dot) if steps else None
+    if steps is None or found is None:
+        return Elements(code, element)
+    place, stride = found
+    return EvenRows(code, element, flat(code, io, steps.source), stride, place)
 
 
 def _neighbours_in_place(code: Code, io: FusedEmitter, product: Product, dot: Dot) -> Left | None:
     steps = steps_of(io.task.problem.body, product.node.inputs[0])
     if steps is None:
         return None
-    place = _whole_words(steps, product, dot)
-    if place is None:
+    found = _whole_words(steps, product, dot)
+    if found is None:
         return None
+    place, _ = found
     return Neighbours(code, flat(code, io, steps.source), dot.group, place)
 
 
@@ -238,8 +271,8 @@ def flat(code: Code, io: FusedEmitter, source: Value) -> Buffer:
 
 def _whole_words(
     steps: Steps, product: Product, dot: Dot
-) -> Callable[[Sequence[Expr]], list[Expr]] | None:
-    """Where the element at (batch, row, k) lies, if words can be read there; else None."""
+) -> tuple[Callable[[Sequence[Expr]], list[Expr]], int] | None:
+    """Where the element at (batch, row, k) lies, if words can be read there, and rows' distance."""
     *lead, along = steps.steps
     apart = (*lead, steps.start, product.k)
     if along != 1 or any(step % dot.group for step in apart):
@@ -258,7 +291,7 @@ def _whole_words(
             found = found + item * step
         return [found + k]
 
-    return place
+    return place, rows[0]
 
 
 def _runs_along(space: Space) -> bool:
