@@ -44,10 +44,10 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "prune-blocks": "optc.passes.prune.prune_blocks:PruneBlocks",
         "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
+        "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",
     }
 )  # fmt: skip
 GROUP = "optc.passes"
-        "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",
 
 
 def names() -> Mapping[str, str]:
