@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What call number `call` of a segment needs in the window: bytes `at` and the next `nbytes`."""
+    """What call number `call` of a segment needs in the window: `nbytes` bytes from `at` on."""
 
     call: int
     at: int

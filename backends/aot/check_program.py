@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from math import prod
 
+from optc.backends.aot.check_stream import check_stream
 from optc.backends.program import (
     ALIGNMENT,
     Call,
@@ -23,7 +24,7 @@ from optc.backends.program import (
     steps_of,
 )
 
-_READ_ONLY = (Space.INPUT, Space.WEIGHTS)
+_READ_ONLY = (Space.INPUT, Space.WEIGHTS, Space.WINDOW, Space.TABLES)
 # What every GPU from compute capability 7.5 on takes (CUDA C Programming Guide, table 30).
 _GRID = (2**31 - 1, 65535, 65535)
 _BLOCK = (1024, 1024, 64)
@@ -42,6 +43,7 @@ def check_program(program: Program) -> list[str]:
         *(problem for segment in program.segments for problem in _segment(program, segment)),
         *_flow(program),
         *_device(program),
+        *check_stream(program),
     ]
 
 
@@ -163,4 +165,6 @@ def _sizes(program: Program) -> dict[Space, int]:
         Space.ARENA: program.arena_bytes,
         Space.WEIGHTS: program.weights_bytes,
         Space.STATE: program.state_bytes,
+        Space.WINDOW: program.stream.window if program.stream else 0,
+        Space.TABLES: program.stream.tables if program.stream else 0,
     }

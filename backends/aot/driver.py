@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from optc.backends.aot.header import FUNCTIONS
 from optc.backends.aot.launches import declare_kernels, launch_statements
 from optc.backends.aot.names import comment, identifier, literal
 from optc.backends.aot.nvrtc import DeviceImages
+from optc.backends.aot.stream_driver import Surround, stream_tables, surrounds
 from optc.backends.program import (
     Call,
     Copy,
@@ -30,7 +32,13 @@ from optc.backends.program import (
     steps_of,
 )
 
-_BASE = {Space.ARENA: "arena", Space.WEIGHTS: "weights", Space.STATE: "state"}
+_BASE = {
+    Space.ARENA: "arena",
+    Space.WEIGHTS: "weights",
+    Space.STATE: "state",
+    Space.WINDOW: "window",
+    Space.TABLES: "tables",
+}
 _PORT = {Space.INPUT: "m->inputs", Space.OUTPUT: "m->outputs"}
 
 
@@ -90,6 +98,7 @@ def _constants(program: Program) -> list[str]:
         *_table("const struct optc_rt_exit", "exits", (_exit_entry(*e) for e in exits_of(program))),
         *_table("const struct optc_rt_call", "calls", (_call_entry(i, call) for i, call in calls)),
     ]
+    lines += stream_tables(program)
     return [*lines, ""] if lines else []
 
 
@@ -148,6 +157,7 @@ def _call_entry(segment: int, call: Call | Copy) -> str:
 
 def _segments(program: Program) -> Iterator[str]:
     number = 0
+    around = surrounds(program, _address)
     for index, segment in enumerate(program.segments):
         yield f"/* {comment(segment.name)} */"
         yield f"static int segment_{index}(struct optc_rt_instance *m)"
@@ -156,9 +166,11 @@ def _segments(program: Program) -> Iterator[str]:
             if any(operand.space is space for operand in _operands(segment)):
                 yield f"    uint8_t *const {base} = m->{base};"
         yield f"    ++m->segment_runs[{index}];"
-        for call in segment.calls:
+        for place, call in enumerate(segment.calls):
             yield f"    /* {comment(call.label)} */"
-            for statement in _statements(number, call, program.device is not None):
+            streamed = around.get((segment.name, place), Surround())
+            statements = _statements(number, call, program.device is not None)
+            for statement in (*streamed.before, *statements, *streamed.after):
                 yield f"    {statement}"
             number += 1
         yield "    return OPTC_OK;"
@@ -196,7 +208,6 @@ def _address(operand: Operand, prefix: str = "") -> str:
 
 
 def _flow(program: Program) -> list[str]:
-    order = {segment.name: index for index, segment in enumerate(program.segments)}
     return [
         "/* The flow: how control passes between the segments. */",
         "static int run(struct optc_rt_instance *m)",
@@ -204,7 +215,7 @@ def _flow(program: Program) -> list[str]:
         "    int status = OPTC_OK;",
         "    (void)m;",
         *(_copies_of_decisions(program.flow) if program.device else ()),
-        *_steps(program.flow, _Order(order, program.device is not None), "    "),
+        *_steps(program.flow, _order(program), "    "),
         "    return status;",
         "}",
         "",
@@ -213,10 +224,19 @@ def _flow(program: Program) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """The segments' numbers, and whether decisions are made from bytes in a GPU's memory."""
+    """The segments' numbers, and whether decisions are made from bytes in a GPU's memory.
+
+    `visits` counts the places that run a segment, where weights are streamed.
+    """
 
     segments: Mapping[str, int]
     on_gpu: bool
+    visits: Iterator[int] | None
+
+
+def _order(program: Program) -> _Order:
+    order = {segment.name: index for index, segment in enumerate(program.segments)}
+    return _Order(order, program.device is not None, count() if program.stream else None)
 
 
 def _copies_of_decisions(flow: Sequence[Step]) -> list[str]:
@@ -229,8 +249,7 @@ def _steps(steps: Sequence[Step], order: _Order, indent: str) -> Iterator[str]:
     for step in steps:
         match step:
             case RunSegment(name=name):
-                number = order.segments[name]
-                yield f"{indent}if ((status = segment_{number}(m)) != OPTC_OK) return status;"
+                yield from _visit(order.segments[name], order.visits, indent)
             case ExitIf(flag=flag, steps=inner):
                 value = f"*({_address(flag, 'm->')})"
                 if order.on_gpu:
@@ -253,6 +272,12 @@ def _steps(steps: Sequence[Step], order: _Order, indent: str) -> Iterator[str]:
                     yield from _steps(case, order, indent + "    ")
                     yield f"{indent}    break;"
                 yield f"{indent}}}"
+
+
+def _visit(segment: int, visits: Iterator[int] | None, indent: str) -> Iterator[str]:
+    if visits is not None:
+        yield f"{indent}optc_rt_stream_enter(m, {next(visits)});"
+    yield f"{indent}if ((status = segment_{segment}(m)) != OPTC_OK) return status;"
 
 
 def _read(variable: str, operand: Operand) -> str:
@@ -283,6 +308,7 @@ def _model(program: Program, weights_digest: int) -> list[str]:
         "weights_bytes": f"{program.weights_bytes}u",
         "weights_digest": f"0x{weights_digest:016x}u",
     }
+    arrays |= {"stream": "&stream"} if program.stream else {}
     arrays |= {"device": "&optc_rt_cuda", "gpu_code": "&gpu_code"} if program.device else {}
     rows = [f"    .{name} = {value}," for name, value in (fields | sizes | arrays).items()]
     return ["static const struct optc_rt_model model = {", *rows, "};", ""]

@@ -37,6 +37,22 @@ int optc_rt_map(struct optc_rt_block *block, size_t bytes, const char *purpose)
     return OPTC_OK;
 }
 
+int optc_rt_reserve(struct optc_rt_block *block, size_t bytes)
+{
+    if (bytes == 0) return OPTC_OK;
+    void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (address == MAP_FAILED)
+        return optc_rt_fail(OPTC_NO_MEMORY, "no address space for %zu bytes of tables: %s", bytes,
+                            strerror(errno));
+#ifdef MADV_NOHUGEPAGE
+    madvise(address, bytes, MADV_NOHUGEPAGE); /* a row must not cost two megabytes */
+#endif
+    block->address = address;
+    block->bytes = bytes;
+    return OPTC_OK;
+}
+
 void optc_rt_unmap(struct optc_rt_block *block)
 {
     if (block->bytes) munmap(block->address, block->bytes);

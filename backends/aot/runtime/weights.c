@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,23 +35,32 @@ static uint64_t block_sum(const uint64_t *words, size_t count)
     return sum;
 }
 
-uint64_t optc_rt_digest(const uint8_t *data, size_t bytes)
+/* The digest of whole blocks, and the last one, that follow those of `hash`. */
+static uint64_t digest_more(uint64_t hash, const uint8_t *data, size_t bytes)
 {
-    uint64_t hash = ODD;
     const uint64_t *words = (const uint64_t *)(const void *)data;
     size_t count = bytes / 8; /* the data is padded to whole cache lines */
     for (size_t first = 0; first < count; first += WORDS) {
         hash = (hash ^ block_sum(words + first, count - first < WORDS ? count - first : WORDS)) * ODD;
         hash ^= hash >> 32;
     }
+    return hash;
+}
+
+static uint64_t digest_end(uint64_t hash, size_t bytes)
+{
     hash = (hash ^ bytes) * ODD;
     return hash ^ hash >> 32;
 }
 
-static int check(const struct optc_rt_model *model, const char *path, const uint8_t *file, size_t size,
-                 unsigned flags)
+uint64_t optc_rt_digest(const uint8_t *data, size_t bytes)
 {
-    const struct header *header = (const void *)file;
+    return digest_end(digest_more(ODD, data, bytes), bytes);
+}
+
+static int check_header(const struct optc_rt_model *model, const char *path, const struct header *header,
+                        size_t size)
+{
     if (size < sizeof *header || memcmp(header->magic, "OPTCWTS", 8) != 0)
         return optc_rt_fail(OPTC_CORRUPT, "%s is not a weights file of optc", path);
     if (header->version != 1 || header->header_bytes != sizeof *header)
@@ -61,10 +71,23 @@ static int check(const struct optc_rt_model *model, const char *path, const uint
                             (unsigned long long)(header->data_bytes + sizeof *header), size);
     if (header->data_bytes != model->weights_bytes || header->digest != model->weights_digest)
         return optc_rt_fail(OPTC_CORRUPT, "%s holds the weights of another model than %s", path, model->name);
-    if (!(flags & OPTC_SKIP_DIGEST) &&
-        optc_rt_digest(file + sizeof *header, size - sizeof *header) != header->digest)
-        return optc_rt_fail(OPTC_CORRUPT, "%s is damaged: its bytes do not match its digest", path);
     return OPTC_OK;
+}
+
+static int damaged(const char *path)
+{
+    return optc_rt_fail(OPTC_CORRUPT, "%s is damaged: its bytes do not match its digest", path);
+}
+
+static int check(const struct optc_rt_model *model, const char *path, const uint8_t *file, size_t size,
+                 unsigned flags)
+{
+    const struct header *header = (const void *)file;
+    int status = check_header(model, path, header, size);
+    if (status == OPTC_OK && !(flags & OPTC_SKIP_DIGEST) &&
+        optc_rt_digest(file + sizeof *header, size - sizeof *header) != header->digest)
+        status = damaged(path);
+    return status;
 }
 
 static int read_all(int file, uint8_t *target, size_t size, const char *path)
@@ -97,35 +120,81 @@ static int take(int file, size_t size, unsigned flags, const char *path, struct 
     return OPTC_OK;
 }
 
+/* Opens the weights at `path`, a file or the folder that holds it; `name` gets the file's path. */
+static int open_file(const struct optc_rt_model *model, const char *path, char name[PATH_MAX], int *file,
+                     size_t *size)
+{
+    struct stat status;
+    *file = -1;
+    if (!path) return optc_rt_fail(OPTC_BAD_ARGUMENT, "%s needs the path of its weights", model->name);
+    const char *inside = stat(path, &status) == 0 && S_ISDIR(status.st_mode) ? "/weights.bin" : "";
+    if (snprintf(name, PATH_MAX, "%s%s", path, inside) >= PATH_MAX)
+        return optc_rt_fail(OPTC_BAD_ARGUMENT, "the path of the weights is too long");
+    *file = open(name, O_RDONLY | O_CLOEXEC);
+    if (*file < 0 || fstat(*file, &status) != 0) {
+        int code = optc_rt_fail(OPTC_NO_FILE, "cannot open %s: %s", name, strerror(errno));
+        if (*file >= 0) close(*file);
+        *file = -1;
+        return code;
+    }
+    *size = (size_t)status.st_size;
+    if (*size >= sizeof(struct header)) return OPTC_OK;
+    close(*file);
+    *file = -1;
+    return optc_rt_fail(OPTC_CORRUPT, "%s is not a weights file of optc", name);
+}
+
 int optc_rt_open_weights(const struct optc_rt_model *model, const char *path, unsigned flags,
                          struct optc_rt_block *block, uint8_t **weights)
 {
-    char inside[PATH_MAX];
-    struct stat status;
+    char name[PATH_MAX];
+    size_t size;
+    int file;
     *weights = NULL;
     if (model->weights_bytes == 0) return OPTC_OK;
-    if (!path) return optc_rt_fail(OPTC_BAD_ARGUMENT, "%s needs the path of its weights", model->name);
-    if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
-        if (snprintf(inside, sizeof inside, "%s/weights.bin", path) >= (int)sizeof inside)
-            return optc_rt_fail(OPTC_BAD_ARGUMENT, "the path of the weights is too long");
-        path = inside;
-    }
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0 || fstat(file, &status) != 0) {
-        int code = optc_rt_fail(OPTC_NO_FILE, "cannot open %s: %s", path, strerror(errno));
-        if (file >= 0) close(file);
-        return code;
-    }
-    size_t size = (size_t)status.st_size;
-    int result = size < sizeof(struct header)
-                     ? optc_rt_fail(OPTC_CORRUPT, "%s is not a weights file of optc", path)
-                     : take(file, size, flags, path, block);
+    int result = open_file(model, path, name, &file, &size);
+    if (result != OPTC_OK) return result;
+    result = take(file, size, flags, name, block);
     close(file);
-    if (result == OPTC_OK) result = check(model, path, block->address, size, flags);
+    if (result == OPTC_OK) result = check(model, name, block->address, size, flags);
     if (result != OPTC_OK) {
         optc_rt_unmap(block);
         return result;
     }
     *weights = (uint8_t *)block->address + sizeof(struct header);
     return OPTC_OK;
+}
+
+/* The digest of an open file, read piece by piece from behind its header. */
+static int check_digest(int file, size_t size, const struct header *header, const char *path)
+{
+    enum { PIECE = 16 * WORDS * 8 };
+    uint8_t *piece = malloc(PIECE);
+    uint64_t hash = ODD;
+    int status = piece ? OPTC_OK : optc_rt_fail(OPTC_NO_MEMORY, "no memory to check %s", path);
+    for (size_t left = size - sizeof *header; left && status == OPTC_OK;) {
+        size_t bytes = left < PIECE ? left : PIECE;
+        status = read_all(file, piece, bytes, path);
+        if (status == OPTC_OK) hash = digest_more(hash, piece, bytes);
+        left -= bytes;
+    }
+    free(piece);
+    if (status == OPTC_OK && digest_end(hash, size - sizeof *header) != header->digest) status = damaged(path);
+    return status;
+}
+
+int optc_rt_check_weights(const struct optc_rt_model *model, const char *path, unsigned flags, int *file)
+{
+    char name[PATH_MAX];
+    struct header header;
+    size_t size;
+    int status = open_file(model, path, name, file, &size);
+    if (status != OPTC_OK) return status;
+    status = read_all(*file, (uint8_t *)&header, sizeof header, name);
+    if (status == OPTC_OK) status = check_header(model, name, &header, size);
+    if (status == OPTC_OK && !(flags & OPTC_SKIP_DIGEST)) status = check_digest(*file, size, &header, name);
+    if (status == OPTC_OK) return OPTC_OK;
+    close(*file);
+    *file = -1;
+    return status;
 }
