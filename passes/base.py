@@ -30,6 +30,7 @@ from optc.ir.printer import literal, print_module
 from optc.ir.targets.target import Target
 from optc.ir.verify import verify
 from optc.passes.calibration import Calibration
+from optc.passes.lineage import Lineage
 from optc.passes.quality import Judge
 
 
@@ -64,6 +65,7 @@ class PassContext:
     observers: tuple[Observer, ...] = ()  # a pass made of passes runs these around each of them
     calibration: Calibration | None = None  # the user's data, where there is any
     judge: Judge | None = None  # the user's metric, or agreement with the original
+    lineage: Lineage = field(default_factory=Lineage)  # what passes removed, for those that mend
 
     def remark(self, code: str, message: str, loc: Loc = NOWHERE) -> None:
         """Say why something was or was not done; equal remarks are kept once."""

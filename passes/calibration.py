@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from optc.ir.graph import Value
+from optc.ir.constant import Constant
+from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
 
 Array = NDArray[Any]
@@ -95,6 +96,35 @@ class Importance(Enum):
     SQUARE = "(g*w)**2"
 
 
+class Walk(Protocol):
+    """The only graph of a module, run node by node over some calls of the calibration part.
+
+    A value is there from its node to its last reader, those of `keep` until they are dropped.
+    """
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as it is now; the same object when nothing was replaced."""
+
+    def until(self, value: Value) -> None:
+        """Run nodes in order until `value` is there."""
+
+    def has(self, value: Value) -> bool:
+        """Whether it was computed and is still there."""
+
+    def at(self, value: Value) -> Iterator[Array]:
+        """The value of each call, in the storage of its dtype."""
+
+    def drop(self, value: Value) -> None:
+        """Let go of a value of `keep`."""
+
+    def results(self, node: Node) -> Iterator[Array]:
+        """What a node whose inputs are there computes in each call; the walk does not go on."""
+
+    def replace(self, node: Node, new: Node, constants: Mapping[Value, Constant]) -> None:
+        """Put another node, with new constants, in the place of one that has not run yet."""
+
+
 class Calibration(Protocol):
     """Answers about a module on the calibration part. Values are those of the module's graphs."""
 
@@ -113,6 +143,12 @@ class Calibration(Protocol):
         see: Callable[[Mapping[Value, Array]], None],
     ) -> None:
         """Show the chosen values of every call, in order; nothing is kept between calls."""
+
+    def walk(self, module: Module, keep: Collection[Value] = (), calls: int = 0) -> Walk | None:
+        """A walk over at most `calls` calls, spread over the part (0: all).
+
+        None where the module is more than one graph that runs once.
+        """
 
     def statistics(
         self, module: Module, values: Collection[Value], channel: Mapping[Value, int] | None = None

@@ -42,6 +42,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "prune-channels": "optc.passes.prune.prune_channels:PruneChannels",
         "prune-heads": "optc.passes.prune.prune_heads:PruneHeads",
         "prune-blocks": "optc.passes.prune.prune_blocks:PruneBlocks",
+        "match-statistics": "optc.passes.prune.match_statistics:MatchStatistics",
+        "reconstruct-weights": "optc.passes.prune.reconstruct_weights:ReconstructWeights",
         "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
         "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",

@@ -42,6 +42,15 @@ def to_dtype(x: Tensor, dtype: DType) -> Tensor:
     return (converted << 4) >> 4 if dtype is DType.I4 else converted
 
 
+def to_storage(tensor: Tensor, dtype: DType) -> np.ndarray:
+    """A tensor as a constant of this dtype holds it."""
+    tensor = tensor.detach().contiguous()
+    bits: np.ndarray = (
+        tensor.view(torch.int16).numpy().view(np.uint16) if dtype is DType.BF16 else tensor.numpy()
+    )
+    return bits
+
+
 def to_tensor(item: Constant) -> Tensor:
     """The constant as a tensor that shares its memory; nobody may write to it."""
     if isinstance(item.source, Splat):

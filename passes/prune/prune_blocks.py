@@ -80,6 +80,7 @@ class PruneBlocks(Pass):
             ctx.remark(
                 "N0312", f"{_what(block, graph)} removed: {trial.alone(number)}", block.last.loc
             )
+        ctx.lineage.begin(module)
         return trial.module_without(chosen)
 
     def _calls(

@@ -17,7 +17,7 @@ from optc.passes.prune.coupling import Couplings, Family, Place, couplings
 from optc.passes.prune.importance import SCORES, Criterion
 from optc.passes.prune.layers import head_places, layers_of
 from optc.passes.prune.separation import separated
-from optc.passes.prune.surgery import Kept, remove
+from optc.passes.prune.surgery import Kept, removal
 from optc.passes.prune.ties import Pin
 
 GPU_ACCESS = 128  # bits: tensor cores read fragments whose rows are multiples of this
@@ -43,8 +43,11 @@ def prune(module: Module, ctx: PassContext, request: Request) -> Module:
     """The module with the least important components of each family removed, and remarks why."""
     graphs = []
     for graph, kept in zip(module.graphs, select(module, ctx, request), strict=True):
-        result = remove(kept)
+        result, became = removal(kept)
         graphs.append(graph if result is kept.found.graph else result)
+        if became:
+            ctx.lineage.begin(module)
+            ctx.lineage.follow(became, kept.mask)
     return module.with_graphs(tuple(graphs))
 
 

@@ -45,9 +45,14 @@ def remove(kept: Kept) -> Graph:
 
     Raises InternalError when the parts no longer fit together.
     """
+    return removal(kept)[0]
+
+
+def removal(kept: Kept) -> tuple[Graph, Mapping[Value, Value]]:
+    """As `remove`, and what became of each value."""
     graph = kept.found.graph
     if not kept.removed[kept.found.component].any():
-        return graph
+        return graph, {}
     builder = Builder(graph.name)
     new: dict[Value, Value] = {}
     for value in graph.inputs:
@@ -61,7 +66,7 @@ def remove(kept: Kept) -> Graph:
         builder.constants[new[value]] = content
     for node in graph.nodes:
         _rebuild(node, kept, builder, new)
-    return builder.build([new[value] for value in graph.outputs])
+    return builder.build([new[value] for value in graph.outputs]), new
 
 
 def pruned(item: Constant, masks: list[Mask]) -> Constant:

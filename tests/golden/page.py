@@ -65,6 +65,14 @@ class Case:
         return int(self._options.get("samples", "0"))
 
     @property
+    def fitted(self) -> bool:
+        """Whether weights are left out of the page, as the last bits of fits are a machine's own.
+
+        ```` ```pipeline weights=fitted ````.
+        """
+        return self._options.get("weights") == "fitted"
+
+    @property
     def _options(self) -> Mapping[str, str]:
         block = self.block(PIPELINE)
         return dict(word.split("=") for word in block.info.split()[1:]) if block else {}

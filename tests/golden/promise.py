@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -42,6 +43,8 @@ def run_case(case: Case) -> Outcome:
     context = _context(case, before)
     after = pipeline.run(before, context)
     text = UNCHANGED if after is before else print_module(after)
+    if case.fitted:
+        text = re.sub(r"constant \{[^}]*\}", "constant {...}", text)
     remarks = "".join(
         f"{finding.code} {finding.message}" + (f" -- {finding.loc}" if finding.loc else "") + "\n"
         for finding in context.diagnostics
