@@ -44,6 +44,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "prune-blocks": "optc.passes.prune.prune_blocks:PruneBlocks",
         "match-statistics": "optc.passes.prune.match_statistics:MatchStatistics",
         "reconstruct-weights": "optc.passes.prune.reconstruct_weights:ReconstructWeights",
+        "quantize": "optc.passes.precision.quantize:Quantize",
+        "integerize": "optc.passes.precision.integerize:Integerize",
         "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
         "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",

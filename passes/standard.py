@@ -11,6 +11,7 @@ from optc.passes.canonicalize.fold_linear_chains import FoldLinearChains
 from optc.passes.canonicalize.merge_linears import MergeLinears
 from optc.passes.decompose.decompose_pooling import DecomposePooling
 from optc.passes.decompose.decompose_unsupported import DecomposeUnsupported
+from optc.passes.precision.integerize import Integerize
 from optc.passes.raising.raise_attention import RaiseAttention
 from optc.passes.raising.raise_gelu import RaiseGelu
 from optc.passes.raising.raise_hard_swish import RaiseHardSwish
@@ -38,5 +39,6 @@ LOWER: tuple[Pass, ...] = (
     DecomposePooling(),
     DecomposeUnsupported(),
     MergeLinears(),  # after the user's passes, which know layers by the names in the model
+    Integerize(),  # what is quantized, by the user's passes or in the model
     Canonicalize(),
 )

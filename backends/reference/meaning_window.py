@@ -107,6 +107,8 @@ _RESIZE: Mapping[tuple[Interpolation, int], Any] = {
 
 
 def _resize(op: Resize, x: Tensor) -> Tensor:
+    if not x.is_floating_point():  # nearest: torch's own takes few integers
+        return _resize(op, x.double()).to(x.dtype)
     # torch divides by the factor it is given: none where the extents say the same, for exactness.
     factors = [
         None if scale == extent / size else 1.0 / scale

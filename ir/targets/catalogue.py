@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from optc.ir.diagnostics import error
+from optc.ir.dtype import DType
 from optc.ir.targets.target import Arch, MemorySpace, Target
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -64,7 +65,17 @@ def _arm(
 ) -> Target:
     triple = "aarch64-linux-gnu"
     return Target(
-        name, Arch.AARCH64, triple, cpu, features, 128, 32, cores, caches, description=text
+        name,
+        Arch.AARCH64,
+        triple,
+        cpu,
+        features,
+        128,
+        32,
+        cores,
+        caches,
+        description=text,
+        activations=DType.I8,
     )
 
 
@@ -87,6 +98,7 @@ def _cuda(arch: int, name: str, processors: int, l2: int, memory: int) -> Target
         processors,
         spaces,
         description=text,
+        activations=DType.I8,
     )
 
 
@@ -116,6 +128,7 @@ _ROWS: tuple[Target, ...] = (
     Target(
         "armv7", Arch.ARMV7, "arm-linux-gnueabihf", "cortex-a7", ("neon", "vfpv4"), 128, 16, 4,
         _caches(32, 512), description="32-bit ARM with NEON and VFPv4 (Cortex-A7 and later)",
+        activations=DType.I8,
     ),
     _cuda(75, "T4, RTX 20", 40, 4, 16),
     _cuda(80, "A100", 108, 40, 40),

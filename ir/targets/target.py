@@ -34,6 +34,8 @@ class Target:
     `features` must be present where the artifact is loaded; their names are those of Linux's
     /proc/cpuinfo on x86 and of its hwcaps on ARM. `memory` goes from the nearest to the farthest.
     `vector_bits` is the width that kernels are written for. `cores` of a GPU are multiprocessors.
+    `activations` is what 8-bit products take beside i8 weights: x86 multiplies u8 by i8 (vpdpbusd,
+    vpmaddubsw), the others i8 by i8 (sdot, dp4a).
     """
 
     name: str
@@ -48,6 +50,7 @@ class Target:
     fma: bool = True
     dtypes: frozenset[DType] = frozenset(DType)
     description: str = ""
+    activations: DType = DType.U8
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in one vector register."""

@@ -8,6 +8,7 @@ from optc.ir.graph import Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import (
     BINARY,
+    QUANTIZATION,
     UNARY,
     Concat,
     Flip,
@@ -29,7 +30,7 @@ from optc.passes.weights import in_shape, known, transposed
 
 Perm = tuple[int, ...]
 _DEPTH = 24  # ops that a transpose may be pulled through
-_ELEMENTWISE = (*UNARY, *BINARY, ew.Where)
+_ELEMENTWISE = (*UNARY, *BINARY, *QUANTIZATION, ew.Where)
 
 
 @dataclass(frozen=True)

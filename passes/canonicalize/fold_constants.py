@@ -12,6 +12,7 @@ from optc.ir.module import Module
 from optc.ir.ops import (
     ELEMENTWISE,
     Attention,
+    Dequantize,
     EmbeddingBag,
     Expand,
     Flip,
@@ -35,7 +36,8 @@ class FoldConstants(Pass):
     A value that is larger than the constants it makes superfluous is stored only if it needs no
     more than `growth` bytes above them; otherwise it is computed at run time as before. Values
     whose elements are all equal take no room and are always folded, and so are those that have no
-    elements, so that no kernel meets an empty tensor.
+    elements, so that no kernel meets an empty tensor. Dequantized constants stay as small as they
+    are: kernels widen them.
     """
 
     name = "fold-constants"
@@ -72,7 +74,9 @@ class _Region:
         self.constant = {v for v, c in graph.constants.items() if not isinstance(c.source, Absent)}
         self.nodes: dict[Node, None] = {}
         for node in graph.nodes:
-            if node.inputs and self.constant.issuperset(node.inputs):
+            # What was quantized is stored small on purpose.
+            kept = isinstance(node.op, Dequantize)
+            if node.inputs and not kept and self.constant.issuperset(node.inputs):
                 self.nodes[node] = None
                 self.constant.update(node.outputs)
 

@@ -29,6 +29,8 @@ def _fold(node: Node, site: Site) -> Answer:
     pad = made_by(site, node.inputs[0], Pad)
     if pad is None or not isinstance(pad.op, Pad) or not isinstance(node.op, Conv):
         return None
+    if pad.op.value != 0 and not pad.output.type.dtype.is_float:
+        return None  # the zero of a quantized image: integerize put it there
     if pad.op.mode is not PadMode.CONSTANT or pad.op.value != 0:
         what = pad.op.value if pad.op.mode is PadMode.CONSTANT else pad.op.mode.value
         return Miss(f"the image is padded with {what}, not with zeros")

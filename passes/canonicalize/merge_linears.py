@@ -11,7 +11,7 @@ from optc.ir.builder import live_nodes
 from optc.ir.constant import Absent, Constant, constant, splat
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
-from optc.ir.ops import ELEMENTWISE, Conv, Linear, Op, Reshape, Slice, Transpose
+from optc.ir.ops import ELEMENTWISE, QUANTIZATION, Conv, Linear, Op, Reshape, Slice, Transpose
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.rewrite import remap
 
@@ -102,7 +102,7 @@ class _Merge:
             bool(users)
             and value not in self.graph.outputs
             and all(
-                isinstance(user.op, (*ELEMENTWISE, Transpose)) or self.splits(user)
+                isinstance(user.op, (*ELEMENTWISE, *QUANTIZATION, Transpose)) or self.splits(user)
                 for user in users
             )
         )

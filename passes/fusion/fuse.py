@@ -15,6 +15,7 @@ from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import Reshape, Task
 from optc.passes.base import Effect, Pass, PassContext
+from optc.passes.fusion.apart import dequantized_apart
 from optc.passes.fusion.classify import ROLE, Role
 from optc.passes.fusion.outline import outline
 
@@ -49,10 +50,12 @@ class Fuse(Pass):
 
 
 def _fuse(graph: Graph, ctx: PassContext, max_nodes: int) -> Graph:
-    fusion = _Fusion(graph, ctx, max_nodes)
-    for node in graph.nodes:
+    apart = dequantized_apart(graph)
+    fusion = _Fusion(apart, ctx, max_nodes)
+    for node in apart.nodes:
         fusion.add(node)
-    return fusion.result()
+    result = fusion.result()
+    return graph if result is apart else result
 
 
 class _Fusion:
@@ -165,7 +168,8 @@ def _trim(nodes: list[Node]) -> tuple[list[Node], list[Node], list[Node]]:
 
 
 def _keeps_shape(nodes: list[Node]) -> bool:
-    """Without a backend's word: nothing before the anchor, only nodes of its shape behind it."""
-    place = next(i for i, node in enumerate(nodes) if ROLE[type(node.op)] is Role.ANCHOR)
-    shape = nodes[place].outputs[0].shape
-    return place == 0 and all(node.outputs[0].shape == shape for node in nodes)
+    """Without a backend's word: nothing feeds the anchor, and all else has its result's shape."""
+    anchor = next(node for node in nodes if ROLE[type(node.op)] is Role.ANCHOR)
+    made = {value for node in nodes for value in node.outputs}
+    shape = anchor.outputs[0].shape
+    return made.isdisjoint(anchor.inputs) and all(n.outputs[0].shape == shape for n in nodes)

@@ -1,0 +1,1 @@
+"""Passes that choose the numbers a model computes with: small integers, half precision."""
