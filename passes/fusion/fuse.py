@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from optc.ir.diagnostics import Loc
+from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
-from optc.ir.ops import Reshape, Task
+from optc.ir.ops import Dequantize, Reshape, Task
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.fusion.apart import dequantized_apart
 from optc.passes.fusion.classify import ROLE, Role
@@ -54,6 +55,7 @@ def _fuse(graph: Graph, ctx: PassContext, max_nodes: int) -> Graph:
     fusion = _Fusion(apart, ctx, max_nodes)
     for node in apart.nodes:
         fusion.add(node)
+    fusion.add_left_over()
     result = fusion.result()
     return graph if result is apart else result
 
@@ -71,7 +73,19 @@ class _Fusion:
         """Give the node a group, and let the group take in the groups that it alone reads."""
         group = _Group([node], ROLE[type(node.op)])
         self.group_of[node] = group
-        if group.role is Role.OPAQUE or len(node.outputs) != 1:
+        if _is_opening(node):
+            return  # its reader may take it in: the task before it writes the small integers
+        self.take_in(group)
+
+    def add_left_over(self) -> None:
+        """What its reader did not take ends the task before it, which then writes floats."""
+        for node in self.graph.nodes:
+            if _is_opening(node) and len(self.group_of[node].nodes) == 1:
+                self.take_in(self.group_of[node])
+
+    def take_in(self, group: _Group) -> None:
+        """Merge groups that `group` alone reads into it, as long as that makes good kernels."""
+        if group.role is Role.OPAQUE or len(group.nodes[-1].outputs) != 1:
             return
         refused: set[_Group] = set()
         while (producer := self.candidate(group, refused)) is not None:
@@ -146,6 +160,11 @@ class _Fusion:
         anchor = next((n for n in nodes if ROLE[type(n.op)] is Role.ANCHOR), nodes[-1])
         loc: Loc = anchor.loc
         return Node(Task(body=outlined.body), outlined.inputs, outlined.outputs, loc)
+
+
+def _is_opening(node: Node) -> bool:
+    """Whether a node makes floats of integers that lie smaller in memory."""
+    return isinstance(node.op, Dequantize) and node.inputs[0].type.dtype is not DType.I32
 
 
 def _trim(nodes: list[Node]) -> tuple[list[Node], list[Node], list[Node]]:
