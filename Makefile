@@ -79,6 +79,9 @@ demo: venv
 
 .PHONY: bench
 bench: $(VENV)/bench
+	$(OFFLINE) $(BIN)/optc targets host --measure
+	$(OFFLINE) $(BIN)/python -m benchmarks peers --prepare
+	$(OFFLINE) $(BIN)/python -m benchmarks peers
 	$(OFFLINE) $(BIN)/python -m benchmarks.runtime_overhead
 	$(OFFLINE) $(BIN)/python -m benchmarks.model_table
 

@@ -113,10 +113,10 @@ class Limits:
             return shared
         alone = self._roofline(work, all_weights, self.threads)
         forked = self.fork_join + shared.seconds
-        if alone.seconds <= forked:
-            return Least(alone.seconds, Bound.FORK_JOIN if work.flops or work.read else alone.bound)
-        bound = Bound.FORK_JOIN if self.fork_join > shared.seconds else shared.bound
-        return Least(forked, bound)
+        best = alone if alone.seconds <= forked else Least(forked, shared.bound)
+        if 0 < shared.seconds < self.fork_join:  # waking threads costs more than they save
+            return Least(best.seconds, Bound.FORK_JOIN)
+        return best
 
     def _roofline(self, work: Work, all_weights: int, part: int) -> Least:
         """With one of `part` threads: caches that threads share give one alone all they have."""

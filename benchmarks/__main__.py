@@ -1,0 +1,27 @@
+"""`python -m benchmarks COMMAND`: every measurement by name; `--help` says what each takes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "peers": ("benchmarks.peers.command", "models beside PyTorch, ONNX Runtime, OpenVINO, ..."),
+}
+
+
+def main() -> int:
+    """Run the command named first; list them where there is none of that name."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name not in COMMANDS:
+        width = max(map(len, COMMANDS))
+        print("usage: python -m benchmarks COMMAND ...\n")
+        print("\n".join(f"  {key:{width}}  {text}" for key, (_, text) in COMMANDS.items()))
+        return 0 if name in ("-h", "--help") else 2
+    run: Callable[[list[str]], int] = importlib.import_module(COMMANDS[name][0]).main
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
