@@ -3,7 +3,9 @@
 TVM's own preamble wants CUDA's headers; with this one NVRTC needs nothing but the text.
 """
 
-PREAMBLE = """\
+from optc.backends.warp import WARP_FUNCTIONS
+
+_TYPES = """\
 #ifndef OPTC_DEVICE_TYPES
 #define OPTC_DEVICE_TYPES
 #pragma nv_diag_suppress 177   /* a variable that is not read */
@@ -37,5 +39,25 @@ struct half {
     return value;
   }
 };
+struct nv_bfloat16 {
+  unsigned short bits;
+  __device__ nv_bfloat16() {}
+  __device__ nv_bfloat16(float value) {
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+    unsigned wide = __float_as_uint(value);
+    bits = value != value ? 0x7fff : (wide + 0x7fff + (wide >> 16 & 1)) >> 16;
+#endif
+  }
+  __device__ operator float() const { return __uint_as_float((unsigned)bits << 16); }
+};
+__device__ __forceinline__ half __float2half_rn(float value) { return half(value); }
+__device__ __forceinline__ nv_bfloat16 __float2bfloat16_rn(float value)
+{
+  return nv_bfloat16(value);
+}
 #endif
 """
+
+PREAMBLE = _TYPES + WARP_FUNCTIONS

@@ -22,6 +22,7 @@ from optc.backends.tvm.cuda.grid import Grid, ceil_div
 from optc.backends.tvm.cuda.schemes import guarded
 from optc.backends.tvm.cuda.task import Step
 from optc.backends.tvm.templates.accesses import axes_of, walk
+from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.nest import unravel
 
 _LEAST = 8  # rows, columns and folded elements below which tiles stay empty
@@ -92,7 +93,7 @@ def contraction_of(step: Step) -> Contraction | None:
     variables = [Var(f"p{n}", "int32") for n in range(len(step.extents))]
     index = step.fold_index(variables)
     touched = {a.var: _among(at, variables) for a, at in zip(fold.axis, index, strict=True)}
-    known = [{n for v in _variables(f) for n in touched.get(v, ())} for f in values]
+    known = [{n for v in variables_of(f) for n in touched.get(v, ())} for f in values]
     wide = [n for n, extent in enumerate(step.extents) if extent > 1]
     own = [tuple(n for n in wide if n in a and n not in b) for a, b in (known, known[::-1])]
     batch = tuple(n for n in range(len(step.extents)) if n not in (*own[0], *own[1]))
@@ -121,22 +122,23 @@ def _factors(source: Expr) -> tuple[Expr, Expr] | None:
         inner = _factors(product)
         if inner is None or not isinstance(zero, tirx.FloatImm | tirx.IntImm) or zero.value != 0:
             return None
-        guards = _variables(condition)
+        guards = variables_of(condition)
         for place, factor in enumerate(inner):
-            if guards <= _variables(factor):
+            if guards <= variables_of(factor):
                 kept = tirx.if_then_else(condition, factor, zero)
                 return (kept, inner[1]) if place == 0 else (inner[0], kept)
     return None
 
 
-def _variables(value: Expr) -> set[Var]:
+def variables_of(value: Expr) -> set[Var]:
+    """The variables that an expression reads."""
     found: set[Var] = set()
     tvm_ffi.structural_walk(value, (Var, found.add))
     return found
 
 
 def _among(value: Expr, variables: Sequence[Var]) -> set[int]:
-    inside = _variables(value)
+    inside = variables_of(value)
     return {n for n, variable in enumerate(variables) if variable in inside}
 
 
@@ -158,6 +160,34 @@ def emit_contraction(contraction: Contraction, tile: Tile) -> None:
     _Emission(contraction, tile).run()
 
 
+class Coordinates:
+    """Points of a contraction in a block's batch; `order` is that of the folded axes."""
+
+    def __init__(
+        self, contraction: Contraction, code: Code, number: Expr, order: Sequence[int]
+    ) -> None:
+        self.contraction, self.step, self.code = contraction, contraction.step, code
+        self.order = order
+        self.batch = unravel(code, number, [self.step.extents[n] for n in contraction.batch])
+
+    def element(self, factor: Factor, at: Expr, k: Expr) -> Expr:
+        """The factor at the `at`-th point of its axes, and the `k`-th of the folded axes."""
+        reduced = self.step.reduced
+        places = unravel(self.code, k, [reduced[n] for n in self.order])
+        inner = [place for _, place in sorted(zip(self.order, places, strict=True))]
+        return self.step.source(None, factor.value, self.point(self.spread(factor.axes, at)), inner)
+
+    def spread(self, axes: Sequence[int], at: Expr) -> dict[int, Expr]:
+        """Coordinates along `axes` of their `at`-th point."""
+        extents = [self.step.extents[axis] for axis in axes]
+        return dict(zip(axes, unravel(self.code, at, extents), strict=True))
+
+    def point(self, known: Mapping[int, Expr]) -> list[Expr]:
+        """A point of the result in this block's batch; what is not known is 0: nobody reads it."""
+        known = {**dict(zip(self.contraction.batch, self.batch, strict=True)), **known}
+        return [known.get(n, tirx.const(0, "int32")) for n in range(len(self.step.extents))]
+
+
 class _Emission:
     def __init__(self, contraction: Contraction, tile: Tile) -> None:
         self.contraction, self.tile = contraction, tile
@@ -173,7 +203,7 @@ class _Emission:
         tiles = self.row_tiles * self.column_tiles
         code, block, thread = self.code, self.grid.block, self.grid.thread
         number = code.bind(tirx.floordiv(block, tiles), "batch")
-        self.batch = unravel(code, number, [self.step.extents[n] for n in contraction.batch])
+        self.at = Coordinates(contraction, code, number, range(len(self.step.reduced)))
         # Neighbouring blocks share the slice of the right factor.
         within = tirx.floormod(block, tiles)
         self.row = code.bind(tirx.floormod(within, self.row_tiles) * tile.m, "row")
@@ -237,34 +267,18 @@ class _Emission:
                     (len(ragged), False),
                 ):
                     with context:
-                        value = self.element(factor, start + at, depth + k) if inside else None
+                        value = self.at.element(factor, start + at, depth + k) if inside else None
                         code.store(target, (k, at), self._zero if value is None else value)
 
     @property
     def _zero(self) -> Expr:
         return tirx.const(0, self.dtype)
 
-    def element(self, factor: Factor, at: Expr, k: Expr) -> Expr:
-        """The factor at the `at`-th point of its axes, and the `k`-th of the folded axes."""
-        inner = unravel(self.code, k, self.step.reduced)
-        point = self.point(self.spread(factor.axes, at))
-        return self.step.source(None, factor.value, point, inner)
-
-    def spread(self, axes: Sequence[int], at: Expr) -> dict[int, Expr]:
-        """Coordinates along `axes` of their `at`-th point."""
-        extents = [self.step.extents[axis] for axis in axes]
-        return dict(zip(axes, unravel(self.code, at, extents), strict=True))
-
-    def point(self, known: Mapping[int, Expr]) -> list[Expr]:
-        """A point of the result in this block's batch; what is not known is 0: nobody reads it."""
-        known = {**dict(zip(self.contraction.batch, self.batch, strict=True)), **known}
-        return [known.get(n, tirx.const(0, "int32")) for n in range(len(self.step.extents))]
-
     def _runs_along_depth(self, factor: Factor) -> bool:
         """Whether neighbours in memory are neighbours along the innermost folded axis."""
         (at, k) = axes_of([self.step.extents[factor.axes[-1]], self.step.reduced[-1]])
         zero = tirx.const(0, "int32")
-        point = self.point({factor.axes[-1]: at.var})
+        point = self.at.point({factor.axes[-1]: at.var})
         inner = [*([zero] * (len(self.step.reduced) - 1)), k.var]
         loads = walk([at, k], lambda _: self.step.source(None, factor.value, point, inner)).accesses
         strides = [access.strides for access in loads]
@@ -282,6 +296,6 @@ class _Emission:
                 guarded(code, r, self.m, self.row_tiles * tile.m) as row,
                 guarded(code, c, self.n, self.column_tiles * tile.n) as column,
             ):
-                known = self.spread(contraction.left.axes, row)
-                known |= self.spread(contraction.right.axes, column)
-                self.step.finish(code, self.point(known), [code.bind(sums[i, j], "sum")])
+                known = self.at.spread(contraction.left.axes, row)
+                known |= self.at.spread(contraction.right.axes, column)
+                self.step.finish(code, self.at.point(known), [code.bind(sums[i, j], "sum")])

@@ -15,6 +15,8 @@ from optc.backends.tvm.cuda.rows import emit_rows
 from optc.backends.tvm.cuda.schemes import elementwise, fold
 from optc.backends.tvm.cuda.source import write_source
 from optc.backends.tvm.cuda.task import Step, Task
+from optc.backends.tvm.cuda.tensor_cores import TensorPlan, plan_of
+from optc.backends.tvm.cuda.tensor_emission import emit_tensor_product
 from optc.backends.tvm.dtypes import nbytes_of
 from optc.backends.tvm.naming import symbol_of
 from optc.ir.diagnostics import Diagnostic
@@ -23,7 +25,7 @@ from optc.ir.targets.target import Target
 from optc.passes.fusion.classify import ROLE, Role
 from optc.passes.fusion.outline import outline
 
-VERSION = "cuda/1"
+VERSION = "cuda/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,10 @@ def _emit(step: Step, target: Target) -> None:
     contraction = contraction_of(step)
     if contraction is None:
         fold(step)
+        return
+    plan = plan_of(contraction, target)
+    if isinstance(plan, TensorPlan):
+        emit_tensor_product(plan)
     else:
         emit_contraction(contraction, tile_of(contraction, target.cores))
 

@@ -7,7 +7,7 @@ launch: bias, activation and residual, and the moves behind a product, cost no p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from tvm.te.tensor import Operation
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.cuda.grid import DeviceKernel, Grid, ceil_div, point_of
+from optc.backends.tvm.lower.element import ROUNDING
 from optc.backends.tvm.templates.elements import (
     Elements,
     Key,
@@ -30,7 +31,7 @@ from optc.backends.tvm.templates.folds import Fold, fold_of
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.nest import unravel
 from optc.backends.tvm.templates.stages import stages_of
-from optc.ir.graph import Graph
+from optc.ir.graph import Graph, Value
 
 Point = Sequence[Expr]
 Write = Callable[[int, Point, Expr], None]
@@ -52,6 +53,7 @@ class Task:
         self.kernels: list[DeviceKernel] = []
         self.buffers: dict[Key, Buffer] = {}
         self.sources: dict[Key, Read] = {}
+        self.rounded = _rounded(tensors)
         self._goals: dict[Key, Buffer] = {}
         for value, buffer in zip(body.inputs, self.inputs, strict=True):
             self.place(tensors[value], buffer)
@@ -143,6 +145,18 @@ class Task:
             else:
                 pending.extend(source.input_tensors)  # `+=` would make it a TVM array
         return list(found)
+
+
+def _rounded(tensors: Mapping[Value, te.Tensor]) -> dict[Key, str]:
+    """Wide tensors that only stand for halves of the graph: their readers may round them."""
+    exact = {key_of(tensor) for tensor in tensors.values()}
+    found: dict[Key, str] = {}
+    for tensor in tensors.values():
+        if isinstance(tensor.op, te.ComputeOp) and tensor.op.tag == ROUNDING:
+            (source,) = tensor.op.input_tensors
+            if key_of(source) not in exact:
+                found[key_of(source)] = str(tensor.dtype)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,7 +142,7 @@ static uint64_t answer(const Thread *lanes, int lane, int count, unsigned voted)
     const Thread &t = lanes[lane];
     int first = lane / t.width * t.width, from = lane;
     switch (t.how) {
-    case EMULATED_VOTE: return voted;
+    default: return voted;
     case EMULATED_INDEX: from = first + (t.lane & (t.width - 1)); break;
     case EMULATED_UP: from = lane - t.lane < first ? lane : lane - t.lane; break;
     case EMULATED_DOWN: from = lane + t.lane >= first + t.width ? lane : lane + t.lane; break;
@@ -197,12 +197,14 @@ static void release_barrier()
     for (int i = 0; i < thread_count; ++i) threads[i].state = READY;
 }
 
+static void forget_copies();
 static void run_block(size_t shared_bytes)
 {
     memset(kernel->shared, POISON, (size_t)(kernel->shared_end - kernel->shared));
     if (shared_bytes) memset(emulated_dynamic, POISON, shared_bytes);
     for (int i = 0; i < thread_count; ++i) threads[i].state = FRESH;
     started = finished = 0;
+    forget_copies();
     while (started < thread_count) start_more();
     while (finished < thread_count) {
         bool ready = false;
@@ -309,6 +311,8 @@ uint64_t emulated_meet(unsigned mask, emulated_shuffle how, uint64_t value, int 
     wait(IN_WARP);
     return t.result;
 }
+
+#include "warp.h"
 
 extern const emulated::Kernel emulated_kernels[];
 

@@ -22,6 +22,7 @@
 #define CUDART_INF ((double)INFINITY)
 #define CUDART_NAN ((double)NAN)
 #define OPTC_DEVICE_TYPES /* generated source brings these types for a GPU: here they are C's */
+#define OPTC_INSTRUCTIONS /* and these functions: here they are those of warp.h */
 typedef unsigned char uchar;
 
 struct uint3 {
@@ -65,7 +66,10 @@ static inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, 
 
 /* --- barriers and warps: blocks.h has the bodies; none may be duplicated, their place is their name */
 #define EMULATED_MEETING __attribute__((noinline, convergent, noduplicate))
-enum emulated_shuffle { EMULATED_INDEX, EMULATED_UP, EMULATED_DOWN, EMULATED_XOR, EMULATED_VOTE };
+enum emulated_shuffle {
+    EMULATED_INDEX, EMULATED_UP, EMULATED_DOWN, EMULATED_XOR, EMULATED_VOTE,
+    EMULATED_PRODUCT, EMULATED_MATRICES, EMULATED_TURNED
+};
 EMULATED_MEETING void __syncthreads();
 EMULATED_MEETING uint64_t emulated_meet(unsigned mask, emulated_shuffle how, uint64_t value, int lane, int width);
 
@@ -216,6 +220,23 @@ static inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits)
     v.raw = bits;
     return v;
 }
+
+/* --- instructions that generated source calls by name: warp.h has the bodies */
+EMULATED_MEETING void optc_matrices(uint32_t *r, const void *row);
+EMULATED_MEETING void optc_turned_matrices(uint32_t *r, const void *row);
+EMULATED_MEETING void optc_mma_m16n8k16_f16(float *c, const uint32_t *a, const uint32_t *b);
+EMULATED_MEETING void optc_mma_m16n8k16_bf16(float *c, const uint32_t *a, const uint32_t *b);
+EMULATED_MEETING void optc_mma_m16n8k8_f16(float *c, uint32_t a0, uint32_t a1, uint32_t b);
+#define EMULATED_BYTES(types)                                                                    \
+    EMULATED_MEETING void optc_mma_m16n8k32_##types(int *c, const uint32_t *a, const uint32_t *b); \
+    EMULATED_MEETING void optc_mma_m8n8k16_##types(int *c, uint32_t a, uint32_t b);
+EMULATED_BYTES(s8s8) EMULATED_BYTES(s8u8) EMULATED_BYTES(u8s8) EMULATED_BYTES(u8u8)
+void optc_copy_16(void *shared, const void *global, int inside);
+void optc_copy_8(void *shared, const void *global, int inside);
+void optc_copy_4(void *shared, const void *global, int inside);
+void optc_commit();
+void emulated_wait(int groups);
+template <int N> static inline void optc_wait() { emulated_wait(N); }
 
 /* --- math: overloads of C++ and the names of the device */
 #define EMULATED_MATH(name) static inline float name(float x) { return name##f(x); }

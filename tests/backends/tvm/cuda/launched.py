@@ -27,7 +27,7 @@ class Launched:
         self.kernels: list[CudaKernel] = [build(Job(body, frozenset()), target) for body in bodies]
         # Equal bodies have equal symbols.
         sources = dict.fromkeys(kernel.source for kernel in self.kernels)
-        self.emulated = emulate("\n".join([PREAMBLE, *sources]))
+        self.emulated = emulate("\n".join([PREAMBLE, *sources]), target.cpu)
 
     def __call__(
         self, number: int, inputs: Sequence[Tensor], order: Order = Order.FORWARD
