@@ -31,7 +31,7 @@ from optc.backends.program import (
     Weight,
     align,
 )
-from optc.backends.storage import Root, place
+from optc.backends.storage import Root, held, label_of, place
 from optc.ir import module as ir
 from optc.ir.constant import Constant
 from optc.ir.cost import compute_dtype, cost, reads
@@ -86,6 +86,8 @@ def assemble(
         output_tree=tree(module.returns, [port.name for port in module.outputs].index),
         metadata=dict(metadata or {}),
         gathers=gathers(jobs, kernels),
+        held=held(assembly.roots),
+        steps=tuple(assembly.steps.get(time, "") for time in range(assembly.time)),
     )
 
 
@@ -190,6 +192,7 @@ class _Assembly:
         self.weights = _Weights()
         self.roots: list[Root] = []
         self.time = 0
+        self.steps: dict[int, str] = {}
         self.variables: dict[str, Root] = {}
         self.left: set[Root] = set()  # what exits read: it lies in no output's place
         for index, port in enumerate(module.inputs):
@@ -241,6 +244,7 @@ class _Assembly:
             target = Root(port.type.nbytes, Operand(Space.OUTPUT, index))
             self._copy(calls, current[name], target, port.name)
         self._keep_states(current, calls)
+        self.steps[self.time] = f"exit {step.condition}"
         self.time += 1
 
     def _run(self, step: Run, current: dict[str, Root], calls: list[_Pending]) -> None:
@@ -273,9 +277,10 @@ class _Assembly:
         operands = [root_of(v, kernel.packs.get(i)) for i, v in enumerate(work.inputs)]
         for value in work.outputs:
             if value not in roots:
-                roots[value] = self._new(value.type.nbytes)
+                roots[value] = self._new(value.type.nbytes, label_of(work.node))
             operands.append(roots[value])
-        operands += [self._new(nbytes) for nbytes in kernel.workspaces]
+        scratch = f"workspace of {label_of(work.node)}"
+        operands += [self._new(nbytes, scratch) for nbytes in kernel.workspaces]
         return _Pending(tuple(operands), work, kernel.symbol, kernel.launches)
 
     def _join(
@@ -287,7 +292,7 @@ class _Assembly:
         """Roots of values computed where they are joined; the last joins hold the first."""
         for node in reversed(list(joins)):
             if node.output not in roots:
-                roots[node.output] = self._new(node.output.type.nbytes)
+                roots[node.output] = self._new(node.output.type.nbytes, label_of(node))
             for value, part in _parts(node, roots[node.output], joins[node], own=True):
                 roots[origin(value, alias)] = part
 
@@ -309,15 +314,15 @@ class _Assembly:
                 continue
             if root.operand is not None and root.operand.space is Space.STATE:
                 # Another state's old content: keep it aside before that state is overwritten.
-                aside = self._new(root.nbytes)
+                aside = self._new(root.nbytes, f"copy of {state.name}")
                 self._copy(calls, root, aside, state.name)
                 root = aside
             moves.append((root, slot, state.name))
         for root, slot, name in moves:
             self._copy(calls, root, slot, name)
 
-    def _new(self, nbytes: int) -> Root:
-        root = Root(nbytes)
+    def _new(self, nbytes: int, name: str) -> Root:
+        root = Root(nbytes, name=name)
         self.roots.append(root)
         return root
 
@@ -328,6 +333,9 @@ class _Assembly:
     def _call(self, calls: list[_Pending], pending: _Pending) -> None:
         for root in pending.roots:
             root.touch(self.time)
+        self.steps[self.time] = pending.label or (
+            label_of(pending.work.node) if pending.work else ""
+        )
         self.time += 1
         calls.append(pending)
 
@@ -364,9 +372,6 @@ def _resolve(pending: _Pending) -> Call | Copy:
         return Copy(operands[0], operands[1], pending.nbytes, pending.label)
     node = pending.work.node
     price = cost(node)
-    name = node.op.body.name if isinstance(node.op, Task) else node.op.name
-    types = ", ".join(str(value.type) for value in node.outputs)
-    label = f"{name} {types}" + (f" @ {node.loc}" if node.loc else "")
     weights = sum(
         read
         for read, operand in zip(reads(node), operands, strict=False)
@@ -375,7 +380,7 @@ def _resolve(pending: _Pending) -> Call | Copy:
     return Call(
         pending.symbol,
         operands,
-        label,
+        label_of(node),
         price.flops,
         price.bytes,
         pending.launches,

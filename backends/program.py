@@ -133,6 +133,17 @@ Step = RunSegment | ExitIf | Switch
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes of the arena and how long they are held, both steps inclusive; see `Program.steps`."""
+
+    name: str
+    offset: int
+    nbytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """An input or output as the artifact's user sees it: dense, row major."""
 
@@ -217,6 +228,8 @@ class Program:
     caller gets the only output, or a tuple. With `device` every call is launches, the arena, the
     weights and the state lie in the GPU's memory, and `triple` is the host's. `gathers` says by
     kernel which weights are read in picked rows only; with `stream` weights stay in the file.
+    `held` is what lies in the arena, and `steps` names the calls in the order of the flow as it is
+    written, which is what its times count.
     """
 
     name: str
@@ -236,6 +249,8 @@ class Program:
     metadata: Mapping[str, str] = field(default_factory=dict)
     gathers: Mapping[str, tuple[Gather, ...]] = field(default_factory=dict)
     stream: Stream | None = None
+    held: tuple[Held, ...] = ()
+    steps: tuple[str, ...] = ()
 
     @property
     def weights_bytes(self) -> int:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from optc.backends.aot.planner import Interval, plan_memory
-from optc.backends.program import Operand, Space
+from optc.backends.program import Held, Operand, Space
+from optc.ir.graph import Node
+from optc.ir.ops import Task
 
 
 @dataclass(eq=False, slots=True)
@@ -27,6 +29,7 @@ class Root:
     last: int = -1
     whole: Root | None = None
     offset: int = 0
+    name: str = ""
 
     def touch(self, time: int) -> None:
         """Note that the call at `time` reads or writes the bytes."""
@@ -51,6 +54,22 @@ class Root:
         if self.operand is None:
             raise ValueError("this root has no address yet")
         return self.operand
+
+
+def label_of(node: Node) -> str:
+    """What the call of a node, and what it makes, is called: op, types, and the source line."""
+    name = node.op.body.name if isinstance(node.op, Task) else node.op.name
+    types = ", ".join(str(value.type) for value in node.outputs)
+    return f"{name} {types}" + (f" @ {node.loc}" if node.loc else "")
+
+
+def held(roots: Sequence[Root]) -> tuple[Held, ...]:
+    """What lies in the arena, for people; the roots have their addresses."""
+    return tuple(
+        Held(root.name, root.at.offset, root.nbytes, root.first, root.last)
+        for root in roots
+        if root.whole is None and root.at.space is Space.ARENA and root.nbytes and root.first >= 0
+    )
 
 
 def place(roots: Sequence[Root]) -> int:

@@ -67,6 +67,7 @@ def compile(
     labels: str | None = None,
     metric: str | None = None,
     accuracy_drop: float | None = None,
+    memory: str | int | None = None,
 ) -> Compiled:
     """Compile a captured module, or what `capture` takes without inputs, for a target.
 
@@ -79,9 +80,13 @@ def compile(
     returns batches. `labels` names an array in them, or a file; `metric` is as on the command line.
     Passes may learn from three tenths of the samples; on the others the result's `quality` says
     what the artifact loses, and whether `accuracy_drop` (0.01 for 1 %) holds.
+
+    `memory` is a budget, in bytes or as `64MB`: weights are streamed where that makes it hold, and
+    E0530 says what is in the way where nothing does.
     """
     from optc.backends.aot.build import Emit
     from optc.driver import Options, compile_module
+    from optc.memory import parse_size
     from optc.quality.evidence import DataRequest
 
     module = model if isinstance(model, Module) else capture(model)
@@ -89,8 +94,15 @@ def compile(
     kept = Path(cache) if cache else default_cache()
     known = Path(records) if records else None
     asked = None if data is None else DataRequest(data, labels, metric, accuracy_drop)
+    budget = parse_size(memory) if isinstance(memory, str) else memory
     options = Options(
-        Pipeline.parse(passes), exact, tuple(map(Emit, emit)), kept, records=known, data=asked
+        Pipeline.parse(passes),
+        exact,
+        tuple(map(Emit, emit)),
+        kept,
+        records=known,
+        data=asked,
+        memory=budget,
     )
     return compile_module(module, machine, Path(out) if out else _temporary(), options)
 

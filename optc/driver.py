@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optc.autotune.choice import Recorded
     from optc.backends.tvm.cuda.kernel import CudaKernelBuilder
     from optc.backends.tvm.kernel import KernelBuilder
+    from optc.memory import Fit
     from optc.quality.evidence import DataRequest, Evidence, Measured
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
@@ -43,7 +44,8 @@ class Options:
     `pipeline` are the user's passes; `exact` drops every pass that may change a bit; `cache` keeps
     compiled runtimes between calls; without it nothing is kept. `records` are what `optc tune`
     measured: kernels take the fastest settings in it, and the best guess where it says nothing.
-    `data` is what passes may learn from, and what the artifact is judged on.
+    `data` is what passes may learn from, and what the artifact is judged on. `memory` is a budget
+    in bytes: weights are streamed where that makes the artifact fit.
     """
 
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -53,6 +55,7 @@ class Options:
     seed: int = 0
     records: Path | None = None
     data: DataRequest | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Compiled:
     diagnostics: tuple[Diagnostic, ...]
     seconds: Mapping[str, float]  # by stage
     quality: Measured | None = None  # on held-out data, where there was data
+    fit: Fit | None = None  # in the memory budget, where there was one
 
 
 def passes_of(options: Options) -> tuple[Pass, ...]:
@@ -120,6 +124,7 @@ def compile_module(
             target,
             {"optc": version("optc"), "model": module_digest(module)[:16]},
         )
+    program, fit = _fitted(program, options)
     diagnostics = (*context.diagnostics, *builder.diagnostics)
     quality = _measure(evidence, lowered, program, options, clock) if evidence else None
     with clock.stage("package"):
@@ -131,7 +136,7 @@ def compile_module(
         }
         written = write_artifact(program, out, emit=options.emit, extra=extra, cache=options.cache)
     return Compiled(
-        written.path, written.manifest, module, lowered, diagnostics, clock.seconds, quality
+        written.path, written.manifest, module, lowered, diagnostics, clock.seconds, quality, fit
     )
 
 
@@ -154,6 +159,13 @@ def _evidence(module: Module, options: Options, clock: _Clock) -> Evidence | Non
 
     with clock.stage("data"):
         return Evidence(module, options.data, options.cache)
+
+
+def _fitted(program: Program, options: Options) -> tuple[Program, Fit | None]:
+    """The program within the memory budget; raises E0530 where that cannot be."""
+    from optc.memory import fitted
+
+    return (program, None) if options.memory is None else fitted(program, options.memory)
 
 
 def _measure(

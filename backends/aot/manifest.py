@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from optc.backends.aot.launches import capability
 from optc.backends.aot.names import identifier
+from optc.backends.aot.stream_plan import process_bytes
 from optc.backends.program import (
     Call,
     Copy,
@@ -52,7 +54,11 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
         "output_tree": program.output_tree,
         "states": [_state(slot) for slot in program.states],
         **memory,
-        "peak_bytes": sum(memory.values()),
+        "port_bytes": program.port_bytes,
+        "peak_bytes": program.peak_bytes,
+        "process_bytes": process_bytes(program),
+        **_stream(program),
+        "arena": {"held": [asdict(item) for item in program.held], "steps": list(program.steps)},
         "weights_digest": f"{weights_digest:016x}",
         "segments": [
             {"name": segment.name, "calls": [_call(call) for call in segment.calls]}
@@ -69,6 +75,23 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
+    }
+
+
+def _stream(program: Program) -> dict[str, Any]:
+    """How weights come that stay in their file; nothing where all are mapped."""
+    plan = program.stream
+    if plan is None:
+        return {}
+    return {
+        "stream": {
+            "window_bytes": plan.window,
+            "pinned_bytes": plan.pinned,
+            "tables_bytes": plan.tables,
+            "table_rows_bytes": plan.table_rows,
+            "blocks": sum(map(len, plan.blocks.values())),
+            "read_bytes": sum(b.nbytes for blocks in plan.blocks.values() for b in blocks),
+        }
     }
 
 

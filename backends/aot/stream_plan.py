@@ -27,6 +27,8 @@ from optc.backends.streaming import PAGE, Block, Gather, Piece, Rows, Stream
 
 PINNED = 64 << 10  # bytes up to which a weight that several calls read stays in memory
 TINY = 1 << 10  # and any weight: a read costs more than the memory
+# What a C program takes before it loads a model: itself, libc, stacks, the runtime's own tables.
+PROCESS = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Needs:
     def least(self) -> int:
         """The smallest peak that streaming can reach."""
         return self.fixed_bytes + self.largest
+
+
+def process_bytes(program: Program) -> int:
+    """What a process around the model takes at most: a small C program, and the kernels' code."""
+    return PROCESS + sum(map(len, dict.fromkeys(program.objects)))
 
 
 def needs_of(program: Program) -> Needs:

@@ -12,7 +12,7 @@ import click
 
 from optc.bench import KernelRow, Report, bench
 from optc.cli.inputs import read_arrays
-from optc.cli.options import cache_folder, threads_option
+from optc.cli.options import cache_folder, check_memory, memory_option, threads_option
 from optc.cli.terminal import console, plain_table, styled
 from optc.inputs import random_arrays
 from optc.ir.targets.detect import host_with
@@ -42,6 +42,7 @@ WORTH = 0.01  # share of the time below which a clock's step is as long as the k
     help="Runs before the first.",
 )
 @threads_option()
+@memory_option("Refuse an artifact that needs more.")
 @click.option(
     "--input",
     "-i",
@@ -57,6 +58,7 @@ def bench_command(
     runs: int,
     warmup: int,
     threads: int,
+    memory: int | None,
     source: Path | None,
     everything: bool,
     as_json: bool,
@@ -67,6 +69,7 @@ def bench_command(
     and bytes with the instructions that the artifact may use; "bound" says what that time comes
     from. The limits are measured once and kept (`optc targets host --measure`).
     """
+    check_memory(artifact, memory)
     start = time.perf_counter()
     with load(artifact, threads=threads, cache=cache_folder() / "artifacts") as model:
         loaded = time.perf_counter() - start

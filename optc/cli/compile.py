@@ -16,6 +16,7 @@ from optc.cli.failures import show
 from optc.cli.options import (
     cache_folder,
     capture_options,
+    memory_option,
     pipeline_option,
     read_module,
     target_option,
@@ -79,6 +80,10 @@ RUNS, SECONDS = 50, 2.0  # of the closing table's latency: whichever is reached 
     metavar="FILE",
     help="Use the records of FILE; with --tune, add to them.",
 )
+@memory_option(
+    "The most memory a process may need to run the model; where it takes that, weights stay in "
+    "the file and come through a window."
+)
 @budget_option()
 @data_options
 @capture_options
@@ -113,6 +118,7 @@ def compile_command(
     threads: int | None,
     effort: Budget | None,
     records: Path | None,
+    memory: int | None,
     request: DataRequest | None,
     shape: str,
     unsafe_load: bool,
@@ -132,7 +138,9 @@ def compile_command(
     kinds = _kinds(emit)
     check_writable(output)
     options = _options(kinds, pipeline, exact)  # read now: a typing error must not cost a capture
-    options, wishes = _tuning(replace(options, data=request), machine, effort, records)
+    options, wishes = _tuning(
+        replace(options, data=request, memory=memory), machine, effort, records
+    )
     if kinds[0] in KINDS:
         _check_ahead(output, machine)
     elif request is not None:
@@ -345,7 +353,7 @@ def _show_closing(compiled: Compiled, latency: Latency) -> None:
 
     before, after = inspect_module(compiled.source), inspect_module(compiled.module)
     table = plain_table("", "model", "artifact")
-    facts = (compiled.manifest, compiled.seconds, latency, compiled.quality)
+    facts = (compiled.manifest, compiled.seconds, latency, compiled.quality, compiled.fit)
     for row in closing_rows(before, after, *facts):
         table.add_row(row.label, row.before, row.after)
     console().print(table)

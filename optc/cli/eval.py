@@ -14,7 +14,9 @@ from optc.cli.data import data_options
 from optc.cli.options import (
     cache_folder,
     capture_options,
+    check_memory,
     is_artifact,
+    memory_option,
     read_module,
     threads_option,
 )
@@ -58,6 +60,7 @@ class Subject:
     "data, else all.",
 )
 @threads_option()
+@memory_option("Refuse an artifact that needs more.")
 @capture_options
 def eval_command(
     model: Path,
@@ -65,6 +68,7 @@ def eval_command(
     against: Path | None,
     part: str | None,
     threads: int,
+    memory: int | None,
     shape: str,
     unsafe_load: bool,
     example: Path | None,
@@ -72,6 +76,7 @@ def eval_command(
     """Measure MODEL on data: a .pt2, a graph in text form (both in PyTorch), or an artifact."""
     if request is None:
         raise error("E0703", "give the data", help=f"optc eval {model} --data test.npz")
+    check_memory(model, memory)
     capture = (shape, unsafe_load, example)
     with Progress() as progress:
         progress("reading", 0, 0)

@@ -39,6 +39,27 @@ def pipeline_option() -> Decorator:
     )
 
 
+def memory_option(help: str) -> Decorator:
+    """`--memory`, as bytes."""
+
+    def read(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+        from optc.memory import parse_size
+
+        return None if text is None else parse_size(text)
+
+    return click.option("--memory", metavar="64MB", callback=read, help=help)
+
+
+def check_memory(artifact: Path, budget: int | None) -> None:
+    """Raise E0531 where an artifact needs more than `budget` bytes; a model is no artifact."""
+    if budget is None or not is_artifact(artifact):
+        return
+    from optc.bundle import open_bundle
+    from optc.memory import check_fits
+
+    check_fits(open_bundle(artifact, cache_folder() / "artifacts").manifest, budget)
+
+
 def threads_option() -> Decorator:
     """`--threads` of commands that run an artifact."""
     return click.option(

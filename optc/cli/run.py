@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optc.cli.inputs import read_arrays, write_arrays
-from optc.cli.options import cache_folder, threads_option
+from optc.cli.options import cache_folder, check_memory, memory_option, threads_option
 from optc.cli.terminal import console, plain_table
 from optc.inputs import call, random_arrays
 from optc.ir.diagnostics import error
@@ -42,14 +42,21 @@ from optc.runtime import load
     "--random", "seed", type=click.IntRange(0), metavar="SEED", help="Random inputs instead."
 )
 @threads_option()
+@memory_option("Refuse an artifact that needs more.")
 def run_command(
-    artifact: Path, source: Path | None, output: Path | None, seed: int | None, threads: int
+    artifact: Path,
+    source: Path | None,
+    output: Path | None,
+    seed: int | None,
+    threads: int,
+    memory: int | None,
 ) -> None:
     """Run ARTIFACT, a folder or a .optc file, once on the inputs of a .npz file, or random ones."""
     if (source is None) == (seed is None):
         raise error("E0703", "give the inputs, once", help=f"optc run {artifact} --input x.npz")
     if output is not None:
         check_writable(output)
+    check_memory(artifact, memory)
     with load(artifact, threads=threads, cache=cache_folder() / "artifacts") as model:
         inputs = (
             read_arrays(source) if source is not None else random_arrays(model.inputs, seed or 0)

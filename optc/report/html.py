@@ -6,7 +6,7 @@ and counts, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -63,6 +63,7 @@ def render(
         "arena_bytes": program.arena_bytes,
         "weights_bytes": program.weights_bytes,
         "state_bytes": program.state_bytes,
+        "peak_bytes": program.peak_bytes,
     }
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -77,7 +78,7 @@ def render(
         idle=dict.fromkeys(record.name for record in passes if not record.changed),
         ops=_histograms(before, after),
         kernels=_kernels(program),
-        memory=_memory(memory),
+        memory=_memory(program),
         remarks=_remarks(diagnostics),
         quality=quality,
         quality_rows=list(quality_rows(quality)) if quality is not None else [],
@@ -101,14 +102,17 @@ def _kernels(program: Program) -> Sequence[KernelLine]:
     return lines
 
 
-def _memory(memory: Mapping[str, int]) -> Sequence[tuple[str, str, float]]:
-    names = {
-        "weights_bytes": "weights (read only, mapped)",
-        "arena_bytes": "arena (activations and workspaces)",
-        "state_bytes": "states (kept from call to call)",
+def _memory(program: Program) -> Sequence[tuple[str, str, float]]:
+    plan = program.stream
+    how = "read only, mapped" if plan is None else "a window, rows and what stays; the rest is read"
+    parts = {
+        f"weights ({how})": program.resident_weights,
+        "arena (activations and workspaces)": program.arena_bytes,
+        "states (kept from call to call)": program.state_bytes,
+        "inputs and outputs (the caller's)": program.port_bytes,
     }
-    total = sum(memory.values()) or 1
-    return [(text, bytes_text(memory[key]), memory[key] / total) for key, text in names.items()]
+    total = program.peak_bytes or 1
+    return [(text, bytes_text(nbytes), nbytes / total) for text, nbytes in parts.items()]
 
 
 def _remarks(diagnostics: Sequence[Diagnostic]) -> Sequence[RemarkLine]:

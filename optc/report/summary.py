@@ -11,6 +11,7 @@ from optc.inspect import ModuleFacts
 from optc.report.numbers import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
+    from optc.memory import Fit
     from optc.quality.evidence import Measured
 
 
@@ -35,7 +36,7 @@ class Latency:
 def size_rows(before: ModuleFacts, after: ModuleFacts, memory: Mapping[str, int]) -> Iterator[Row]:
     """What does not depend on a clock: nodes, parameters, multiply-adds, bytes.
 
-    `memory` has `arena_bytes`, `weights_bytes` and `state_bytes` of the artifact.
+    `memory` has `arena_bytes`, `weights_bytes`, `state_bytes` and `peak_bytes` of the artifact.
     """
     yield Row("ops", count_text(len(before.nodes)), f"{count_text(len(after.nodes))} kernels")
     yield Row("parameters", count_text(before.parameters), count_text(after.parameters))
@@ -46,7 +47,7 @@ def size_rows(before: ModuleFacts, after: ModuleFacts, memory: Mapping[str, int]
         state = sum(port.type.nbytes for port in before.states)
         yield Row("state", bytes_text(state), bytes_text(memory["state_bytes"]))
     whole = before.weight_bytes + before.peak_bytes
-    yield Row("peak memory", bytes_text(whole), bytes_text(sum(memory.values())))
+    yield Row("peak memory", bytes_text(whole), bytes_text(memory["peak_bytes"]))
 
 
 def closing_rows(
@@ -56,12 +57,15 @@ def closing_rows(
     seconds: Mapping[str, float],
     latency: Latency,
     quality: Measured | None = None,
+    fit: Fit | None = None,
 ) -> Iterator[Row]:
     """The whole table: sizes, then what was measured in this run."""
     from optc.report.quality import quality_rows
 
-    keys = ("arena_bytes", "weights_bytes", "state_bytes")
+    keys = ("arena_bytes", "weights_bytes", "state_bytes", "peak_bytes")
     yield from size_rows(before, after, {key: int(manifest[key]) for key in keys})
+    if fit is not None:
+        yield Row("memory budget", bytes_text(fit.budget), fit.verdict)
     yield Row(
         "size on disk", "", bytes_text(sum(entry["bytes"] for entry in manifest["files"].values()))
     )

@@ -95,6 +95,7 @@ static int run_here(struct optc_rt_instance *m, const void *const *inputs, void 
     optc_rt_enter(m->threads);
     int status = m->model->run(m);
     optc_rt_leave();
+    if (status == OPTC_OK && m->model->stream) status = optc_rt_stream_end(m);
     return status;
 }
 

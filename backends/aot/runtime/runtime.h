@@ -131,6 +131,7 @@ int optc_rt_open_weights(const struct optc_rt_model *model, const char *path, un
                          struct optc_rt_block *block, uint8_t **weights);
 /* Opens and checks the file without mapping it; the caller closes it. */
 int optc_rt_check_weights(const struct optc_rt_model *model, const char *path, unsigned flags, int *file);
+int optc_rt_check_open_weights(const struct optc_rt_model *model, const char *path, int file);
 uint64_t optc_rt_digest(const uint8_t *data, size_t bytes);
 
 /* stream.c: between begin and the end of a run a caller enters each visit, waits for each block
@@ -138,6 +139,7 @@ uint64_t optc_rt_digest(const uint8_t *data, size_t bytes);
 int optc_rt_open_stream(struct optc_rt_instance *m, const char *path, unsigned flags);
 void optc_rt_close_stream(struct optc_rt_instance *m);
 int optc_rt_stream_begin(struct optc_rt_instance *m);
+int optc_rt_stream_end(struct optc_rt_instance *m); /* of a run that went well */
 void optc_rt_stream_enter(struct optc_rt_instance *m, int visit);
 int optc_rt_stream_wait(struct optc_rt_instance *m, int block);
 void optc_rt_stream_release(struct optc_rt_instance *m);

@@ -208,13 +208,31 @@ void optc_rt_close_stream(struct optc_rt_instance *m)
     m->stream = NULL;
 }
 
+/* The file is another one than was checked: look at all of it again, and trust nothing read ahead. */
+static int check_again(struct optc_rt_instance *m, struct optc_rt_stream *s)
+{
+    int status = optc_rt_check_open_weights(m->model, s->path, s->file);
+    if (status == OPTC_OK && fstat(s->file, &s->seen) != 0)
+        status = optc_rt_fail(OPTC_NO_FILE, "cannot read %s: %s", s->path, strerror(errno));
+    if (status == OPTC_OK) status = read_at(s, m->weights, s->plan->pinned_bytes, 0);
+    if (status != OPTC_OK || !s->plan->block_count) return status;
+    pthread_mutex_lock(&s->lock);
+    follow(s, s->plan->first_visit, 0);
+    pthread_mutex_unlock(&s->lock);
+    return OPTC_OK;
+}
+
 int optc_rt_stream_begin(struct optc_rt_instance *m)
 {
     struct optc_rt_stream *s = m->stream;
-    if (changed(s))
-        return optc_rt_fail(OPTC_CORRUPT, "%s was changed while %s is loaded", s->path, m->model->name);
-    if (s->plan->block_count && s->process != getpid()) return start(s);
-    return OPTC_OK;
+    int status = s->plan->block_count && s->process != getpid() ? start(s) : OPTC_OK;
+    return status == OPTC_OK && changed(s) ? check_again(m, s) : status;
+}
+
+int optc_rt_stream_end(struct optc_rt_instance *m)
+{
+    if (!changed(m->stream)) return OPTC_OK;
+    return optc_rt_fail(OPTC_CORRUPT, "%s was changed during a run", m->stream->path);
 }
 
 void optc_rt_stream_enter(struct optc_rt_instance *m, int visit)

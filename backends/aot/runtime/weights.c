@@ -183,16 +183,30 @@ static int check_digest(int file, size_t size, const struct header *header, cons
     return status;
 }
 
+static int check_open(const struct optc_rt_model *model, const char *path, unsigned flags, int file, size_t size)
+{
+    struct header header;
+    int status = read_all(file, (uint8_t *)&header, sizeof header, path);
+    if (status == OPTC_OK) status = check_header(model, path, &header, size);
+    if (status == OPTC_OK && !(flags & OPTC_SKIP_DIGEST)) status = check_digest(file, size, &header, path);
+    return status;
+}
+
+int optc_rt_check_open_weights(const struct optc_rt_model *model, const char *path, int file)
+{
+    struct stat status;
+    if (fstat(file, &status) != 0 || lseek(file, 0, SEEK_SET) != 0)
+        return optc_rt_fail(OPTC_NO_FILE, "cannot read %s: %s", path, strerror(errno));
+    return check_open(model, path, 0, file, (size_t)status.st_size);
+}
+
 int optc_rt_check_weights(const struct optc_rt_model *model, const char *path, unsigned flags, int *file)
 {
     char name[PATH_MAX];
-    struct header header;
     size_t size;
     int status = open_file(model, path, name, file, &size);
     if (status != OPTC_OK) return status;
-    status = read_all(*file, (uint8_t *)&header, sizeof header, name);
-    if (status == OPTC_OK) status = check_header(model, name, &header, size);
-    if (status == OPTC_OK && !(flags & OPTC_SKIP_DIGEST)) status = check_digest(*file, size, &header, name);
+    status = check_open(model, name, flags, *file, size);
     if (status == OPTC_OK) return OPTC_OK;
     close(*file);
     *file = -1;

@@ -94,3 +94,14 @@ int32_t k_less(void *a, void *b, void *out)
     *(uint8_t *)out = *(int32_t *)a < *(int32_t *)b;
     return 0;
 }
+
+/* 5000 x 300 f32, 4 i64 -> 4 x 300 f32: rows, indices are clamped */
+int32_t k_pick(void *table, void *indices, void *out)
+{
+    for (int i = 0; i < 4; ++i) {
+        int64_t row = ((int64_t *)indices)[i];
+        row = row < 0 ? 0 : row > 4999 ? 4999 : row;
+        for (int k = 0; k < 300; ++k) ((float *)out)[300 * i + k] = ((float *)table)[300 * row + k];
+    }
+    return 0;
+}
