@@ -20,15 +20,16 @@ from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.conv_cost import tile_cost
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.convolve import Access, Convolve
+from optc.backends.tvm.templates.dot import BYTES, Dot, Words, dot_of, elementwise
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
-from optc.backends.tvm.templates.image import ImageReader, channels_at_end
+from optc.backends.tvm.templates.image import Image, ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.taps import pieces
 from optc.backends.tvm.templates.tile import register_rows
-from optc.ir.dtype import DType
+from optc.backends.tvm.templates.words import WordReader, WordShape, in_words
 from optc.ir.graph import Node
 from optc.ir.ops import Conv, ConvTranspose
 from optc.ir.targets.target import Target
@@ -40,19 +41,24 @@ class ConvPack:
     """[O, I/groups, *K] weights (`transposed`: [I, O/groups, *K]) as panels [*K][I/groups][width].
 
     Panels of a group lie one after another, its last one only as wide as its channels need in whole
-    vectors of `lanes`; what no channel fills is zero.
+    vectors of `lanes`; what no channel fills is zero. Channels are counted in words, in which
+    `joined` taps of the last axis count as channels.
     """
 
     groups: int
     width: int
     lanes: int
     transposed: bool
+    words: Words
+    joined: int = 1
 
     def type(self, natural: TensorType) -> TensorType:
         """One axis."""
         inputs, outputs, taps = self._extents(natural.shape)
         padded = -(-outputs // self.lanes) * self.lanes
-        return natural.with_shape((self.groups * padded * taps * inputs,))
+        words = -(-inputs * self.joined // self.words.group)
+        rows = taps // self.joined * words + self.words.rows(0)
+        return TensorType((self.groups * padded * rows,), self.words.word)
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """The panels, flat."""
@@ -64,9 +70,16 @@ class ConvPack:
         padded = -(-outputs // self.lanes) * self.lanes
         filled = np.zeros((self.groups, taps, inputs, padded), array.dtype)
         filled[..., :outputs] = split
+        runs = filled.reshape(self.groups, taps // self.joined, self.joined * inputs, padded)
+        start = self.words.start(filled.reshape(self.groups, taps * inputs, padded))
+        words = self.words.pack(runs).reshape(self.groups, -1, padded)
         cuts = range(self.width, padded, self.width)
         return np.concatenate(
-            [panel.ravel() for group in filled for panel in np.split(group, cuts, axis=-1)]
+            [
+                panel.ravel()
+                for group in np.concatenate([start, words], axis=1)
+                for panel in np.split(group, cuts, axis=-1)
+            ]
         )
 
     def _extents(self, shape: Sequence[int]) -> tuple[int, int, int]:
@@ -93,8 +106,9 @@ class Convolution:
         constant = {problem.body.inputs[i] for i in problem.constants}
         if weight not in constant or problem.body.users[weight] != (anchor,):
             return Miss("the weights are not a constant of the convolution's own")
-        if not anchor.output.type.dtype.is_float:
-            return Miss(f"convolutions of {anchor.output.type.dtype} go elsewhere")
+        kind = anchor.inputs[0].type.dtype
+        if not kind.is_float and kind not in BYTES:
+            return Miss(f"convolutions of {kind} go elsewhere")
         if not anchor.output.type.elements or not anchor.inputs[0].type.elements:
             return Miss("the convolution is empty")
         task = fused(problem, anchor)
@@ -119,30 +133,42 @@ class ConvPlan:
         return self.task.problem.target
 
     @cached_property
-    def shape(self) -> Geometry:
-        """The loop bounds."""
-        return geometry(self.node)
+    def dot(self) -> Dot:
+        """How the target multiplies and adds."""
+        kinds = [value.type.dtype for value in self.node.inputs[:2]]
+        # The phases of a transposed convolution sum over different taps.
+        dot = dot_of(self.target, *kinds, whole=isinstance(self.node.op, Conv))
+        if kinds[0].is_float and geometry(self.node).inputs % dot.group:
+            return elementwise(*kinds)  # what a word holds beyond the last channel may be no number
+        return dot
+
+    @cached_property
+    def words(self) -> WordShape:
+        """The loop bounds, and how the image is stored for them."""
+        return in_words(geometry(self.node), self.dot)
 
     @property
-    def sum_dtype(self) -> DType:
-        """What sums are kept in."""
-        return DType.F64 if self.node.output.type.dtype is DType.F64 else DType.F32
+    def shape(self) -> Geometry:
+        """The loop bounds in words."""
+        return self.words.shape
 
     @property
     def lanes(self) -> int:
         """Sums in a vector."""
-        return self.target.lanes(self.sum_dtype)
+        return self.target.lanes(self.dot.sum)
+
+    def cost(self, knobs: ConvKnobs) -> float:
+        """Estimated cost, in slots of multiply-add issue."""
+        return tile_cost(self.shape, knobs, self.target, self.lanes, self.dot)
 
     def candidates(self) -> Sequence[Knobs]:
         """Tiles by rising cost."""
         vectors = -(-self.shape.outputs // self.lanes)
         found = [tile for count in range(1, min(vectors, 8) + 1) for tile in self._tiles(count)]
-        return sorted(
-            found, key=lambda knobs: tile_cost(self.shape, knobs, self.target, self.lanes)
-        )
+        return sorted(found, key=self.cost)
 
     def _tiles(self, vectors: int) -> list[ConvKnobs]:
-        limit = register_rows(self.target, vectors)
+        limit = register_rows(self.target, vectors, self.dot)
         if vectors == 1:  # so many broadcasts for one vector of weights that LLVM wants spares
             limit -= 2
         widest = max(phase.count for phase in self.shape.axes[-1])
@@ -167,36 +193,37 @@ class ConvPlan:
 class _Emission:
     def __init__(self, plan: ConvPlan, knobs: ConvKnobs) -> None:
         self.plan, self.knobs, self.node = plan, knobs, plan.node
-        self.shape = plan.shape
-        self.dtype = tvm_dtype(plan.sum_dtype)
+        self.shape, self.dot = plan.shape, plan.dot
+        self.dtype = tvm_dtype(self.dot.sum)
         transposed = isinstance(self.node.op, ConvTranspose)
-        pack = ConvPack(self.shape.groups, knobs.vectors * plan.lanes, plan.lanes, transposed)
+        width = knobs.vectors * plan.lanes
+        pack = ConvPack(
+            self.shape.groups, width, plan.lanes, transposed, self.dot.packing, plan.words.taps
+        )
         place = plan.task.problem.body.inputs.index(self.node.inputs[1])
         self.io: FusedEmitter = plan.task.emitter({place: pack})
         self.packed = self.io.packed(self.node.inputs[1])
         self.code = Code()
 
     def run(self, symbol: str) -> Emitted:
-        cycles = tile_cost(self.shape, self.knobs, self.plan.target, self.plan.lanes) / 2
-        parallel = cycles > FORK_CYCLES
-        reader = ImageReader(
-            self.code,
-            self.io,
-            self.node.inputs[0],
-            self.dtype,
-            channels_at_end(self.node.inputs[0].type.rank, self.shape.channels_last),
-            self.plan.lanes,
-            parallel,
-        )
+        cycles = self.plan.cost(self.knobs) / 2
+        image = self._image(cycles > FORK_CYCLES)
+        step = self.plan.words.channels * (image.channel // image.group)
         access = Access(
-            self.dtype,
-            reader.image(),
-            weights=self.packed,
-            finish=self._finish,
-            epilogue_size=self.plan.task.epilogue_size,
+            self.dot, image, step, self.packed, self._finish, self.plan.task.epilogue_size
         )
         Convolve(self.code, self.shape, self.knobs, access, self.plan.lanes, cycles).run()
         return may_alias(self.io.finish(self.code, symbol))
+
+    def _image(self, parallel: bool) -> Image:
+        x, plan = self.node.inputs[0], self.plan
+        order = channels_at_end(x.type.rank, self.shape.channels_last)
+        if self.dot.group > 1:
+            return WordReader(
+                self.code, self.io, x, self.dot, plan.words, order, plan.target
+            ).image()
+        left = tvm_dtype(self.dot.left)
+        return ImageReader(self.code, self.io, x, left, order, plan.lanes, parallel).image()
 
     def _finish(self, batch: Expr, place: Sequence[Expr], channel: Coordinate, value: Expr) -> None:
         if len(self.node.inputs) > 2:

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import product
 
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
+from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.taps import Phase, pieces
 from optc.ir.targets.target import Target
@@ -27,9 +28,10 @@ _MISFIT = 1.02  # weights from far that are not fetched ahead, an image read aga
 _CASES = 1.05  # several rows per tile: more cases in the code
 
 
-def tile_cost(shape: Geometry, knobs: ConvKnobs, target: Target, lanes: int) -> float:
+def tile_cost(shape: Geometry, knobs: ConvKnobs, target: Target, lanes: int, dot: Dot) -> float:
     """Estimated cost of the whole convolution on one core, times how unevenly cores share it."""
-    return _Estimate(shape, knobs, target, lanes).total
+    product = dot.cost if dot.intrinsic or target.fma else 2.0
+    return _Estimate(shape, knobs, target, lanes, product).total
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class _Estimate:
     knobs: ConvKnobs
     target: Target
     lanes: int
+    product: float  # slots of a vector of products
 
     @property
     def vectors(self) -> int:
@@ -98,7 +101,7 @@ class _Estimate:
 
     def _step(self, phase: Phase, positions: int, vectors: int) -> float:
         """One input channel at one tap: `positions` elements times `vectors` vectors."""
-        products = positions * vectors * (1.0 if self.target.fma else 2.0)
+        products = positions * vectors * self.product
         crowded = self._crowd(phase, positions) > _CROWDED
         loads = positions * (2.0 if crowded else 1.0) + vectors
         return max(products, loads, _LATENCY, self._fetch * vectors) + 0.02 * (products + loads)

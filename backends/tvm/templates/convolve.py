@@ -20,12 +20,14 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
+from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
+from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.image import Image, Span, pointer
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.places import Coordinate, Lane
-from optc.backends.tvm.templates.taps import Phase, Run, axis_runs
+from optc.backends.tvm.templates.taps import Phase, Run, axis_runs, stretches
 from optc.backends.tvm.templates.tile import Tile, drain
 
 # So few tiles share a panel that waiting for the next one to arrive would show.
@@ -34,21 +36,29 @@ _FEW_TILES = 32
 
 @dataclass(frozen=True)
 class Access:
-    """How the loops reach memory; sums are kept in `dtype`.
+    """How the loops reach memory, and how `dot` multiplies what they find there.
 
-    `image` holds elements of that dtype; `weights` are packed. `finish(batch, place, channel,
-    value)` stores a result, inside a vector loop.
+    `weights` are packed, with a row that sums start at where `dot` has an origin; `group_step` is
+    from a group's channels in the image to the next. `finish(batch, place, channel, value)` stores
+    a result, inside a vector loop.
     """
 
-    dtype: str
+    dot: Dot
     image: Image
+    group_step: int
     weights: Buffer
     finish: Callable[[Expr, Sequence[Expr], Coordinate, Expr], None]
     epilogue_size: int
 
+    @property
+    def dtype(self) -> str:
+        """What sums are kept in."""
+        return tvm_dtype(self.dot.sum)
+
     def joined(self, channels: int) -> bool:
         """Whether channel c + `channels` of a place is channel c of the next place."""
-        return self.image.channel == 1 and self.image.column == channels
+        image = self.image
+        return image.channel == image.group and image.column == channels * image.channel
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,11 @@ class Convolve:
     def width(self) -> int:
         """Channels of a panel."""
         return self.knobs.vectors * self.lanes
+
+    @property
+    def first(self) -> int:
+        """Rows of weights before the first, for what sums start at."""
+        return int(self.access.dot.origin != 0)
 
     @property
     def padded(self) -> int:
@@ -151,8 +166,8 @@ class _Panel:
         self.number = number
         self.batch, self.column = batch, column
         self.columns = columns
-        taps = self.shape.taps * self.shape.inputs
-        start = (group * nest.padded + panel * nest.width) * taps
+        rows = self.shape.taps * self.shape.inputs + nest.first
+        start = (group * nest.padded + panel * nest.width) * rows
         self.weights = self.code.bind(start, "start")
         self.group = group
         self.output = self.code.bind(group * self.shape.outputs + panel * nest.width, "output")
@@ -233,10 +248,15 @@ class _Tile:
         with self.code.unrolled("p", self.tile.rows) as p:
             with self.code.unrolled("v", self.tile.vectors) as v:
                 with self.code.vector("lane", self.nest.lanes) as lane:
-                    at = (p, v * self.nest.lanes + lane)
-                    self.code.store(self.sums, at, tirx.const(0, self.access.dtype))
+                    column = v * self.nest.lanes + lane
+                    self.code.store(self.sums, (p, column), self._start(column))
         self._sweep([], [], list(range(self.height)))
         drain(self.code, self.tile, self.sums, self._finish, self.access.epilogue_size)
+
+    def _start(self, column: Expr) -> Expr:
+        if not self.nest.first:
+            return tirx.const(0, self.access.dtype)
+        return self.access.weights[self.panel.weights + column]
 
     def _sweep(self, kernel: list[Expr], place: list[Expr], tops: list[int]) -> None:
         """Loop over the taps of the axes but the last; `place` is that of position (0, 0)."""
@@ -297,12 +317,11 @@ class _Tile:
         flat: Expr = as_index(0)
         for tap, size in zip([*kernel, element], self.shape.kernel, strict=True):
             flat = flat * size + tap
-        offset = flat * (self.shape.inputs * self.tile.width)
+        offset = (flat * self.shape.inputs + self.nest.first) * self.tile.width
         weights = pointer(self.code, self.access.weights, [self.panel.weights + offset])
-        first = self.panel.group * self.shape.inputs
-        image = self.access.image
-        pixels = image.span(self.code, [self.panel.batch, *place, first])
-        stretches = _stretches(inside)
+        beyond = self.panel.group * self.access.group_step
+        pixels = self.access.image.span(self.code, [self.panel.batch, *place, 0], beyond)
+        together = stretches(inside)
         unroll = min(self.nest.knobs.unroll, extent)
         blocks, rest = divmod(extent, unroll)
 
@@ -312,7 +331,7 @@ class _Tile:
             if ahead is not None:
                 self.code.add(tirx.Evaluate(ahead(k)))
             for top in tops:
-                for first, count in stretches:
+                for first, count in together:
                     self._products(top, first, count, k, weights, pixels)
 
         if blocks:
@@ -328,7 +347,7 @@ class _Tile:
         if nest.knobs.order is not Order.WEIGHTS or not 1 < nest.tiles_per_panel <= _FEW_TILES:
             return None
         share = -(-self.tile.width // nest.tiles_per_panel)
-        taps = self.shape.taps * self.shape.inputs
+        taps = self.shape.taps * self.shape.inputs + nest.first
         done = panel.number * taps + tirx.floordiv(offset, self.tile.width)
         start = panel.weights + taps * nest.width + done * share
         line = pointer(self.code, self.access.weights, [start])
@@ -349,13 +368,13 @@ class _Tile:
         with self.code.unrolled("p", count) as p:
             distance = row + (first + p) * (self.phase.move * image.column)
             element = pixels[k * image.channel + distance]
+            if image.group > 1:
+                element = self.code.bind(element, "word")
             with self.code.unrolled("v", self.tile.vectors) as v:
                 with self.code.vector("lane", lanes) as lane:
                     weight = weights[k * self.tile.width + (v * lanes + lane)]
-                    if weight.ty.dtype != sums.dtype:
-                        weight = tirx.Cast(sums.dtype, weight)
                     at = (top * self.run.size + first + p, v * lanes + lane)
-                    self.code.store(sums, at, sums[at] + element * weight)
+                    self.code.store(sums, at, self.access.dot.add(sums[at], element, weight))
 
     def _finish(self, position: Expr, column: Coordinate, value: Expr) -> None:
         assert isinstance(column, Lane)
@@ -372,14 +391,3 @@ class _Tile:
         if self.shape.groups > 1 and self.shape.outputs % column.lanes:
             channel = base + column.lane
         self.access.finish(self.panel.batch, place, channel, value)
-
-
-def _stretches(inside: Sequence[int]) -> list[tuple[int, int]]:
-    """(first, count) of the runs of neighbours."""
-    found: list[tuple[int, int]] = []
-    for item in inside:
-        if found and sum(found[-1]) == item:
-            found[-1] = (found[-1][0], found[-1][1] + 1)
-        else:
-            found.append((item, 1))
-    return found

@@ -93,33 +93,55 @@ class Dot:
             return bits_of_half(value)
         if not self.flipped:
             return _as(value, kind)
-        bits = tirx.reinterpret("uint8", value) if str(value.ty) == "int8" else value
-        return _as_bits(tirx.bitwise_xor(bits, tirx.const(128, "uint8")), kind)
+        bits = tirx.bitwise_xor(_as(value, "uint8"), tirx.const(128, "uint8"))
+        return _as(bits, kind)
+
+    def constant(self, number: float) -> Expr:
+        """A number as it is laid out."""
+        if self.left is DType.BF16:
+            return bf16_bits(tirx.const(number, "float32"))
+        if self.flipped:
+            number = number - self.origin
+        return tirx.const(number, self.left_stored)
 
 
-def dot_of(target: Target, left: DType, right: DType) -> Dot:
-    """What suits elements of these types; halves are summed in f32, bytes in i32."""
+def dot_of(target: Target, left: DType, right: DType, *, whole: bool = True) -> Dot:
+    """What suits elements of these types; halves are summed in f32, bytes in i32.
+
+    `whole`: every sum is over all elements of its column, so that flipped signs can be made up for.
+    """
     if left in BYTES:
-        return _of_bytes(target, left, right)
+        dot = _of_bytes(target, left, right)
+        return dot if whole or not dot.flipped else _widened(target, right)
     if left is right is DType.BF16 and "avx512_bf16" in target.features:
         name = f"llvm.x86.avx512bf16.dpbf16ps.{target.vector_bits}"
         return Dot(DType.F32, left, right, 2, name)
+    return elementwise(left, right)
+
+
+def elementwise(left: DType, right: DType) -> Dot:
+    """Floats one by one."""
     wide = DType.F64 if left is DType.F64 else DType.F32
     return Dot(wide, wide, right)
 
 
 def _of_bytes(target: Target, left: DType, right: DType) -> Dot:
-    if target.arch is Arch.X86_64:
-        if _has_vnni(target) and right is DType.I8:
-            name = f"llvm.x86.avx512.vpdpbusd.{target.vector_bits}"
-            return Dot(DType.I32, DType.U8, right, 4, name, flipped=left is DType.I8)
-        name = f"llvm.x86.{_PAIRS[target.vector_bits]}"
-        return Dot(DType.I32, DType.I16, _signed(right), 2, name, adds=False, cost=2.5)
+    if right is DType.I8 and _has_vnni(target):
+        name = f"llvm.x86.avx512.vpdpbusd.{target.vector_bits}"
+        return Dot(DType.I32, DType.U8, right, 4, name, flipped=left is DType.I8)
     if right is DType.I8 and "asimddp" in target.features:
         if left is DType.U8 and "i8mm" in target.features:
             return Dot(DType.I32, left, right, 4, "llvm.aarch64.neon.usdot")
         name = "llvm.aarch64.neon.sdot"
         return Dot(DType.I32, DType.I8, right, 4, name, flipped=left is DType.U8)
+    return _widened(target, right)
+
+
+def _widened(target: Target, right: DType) -> Dot:
+    """Bytes become i16, whose products and sums of two no instruction rounds."""
+    if target.arch is Arch.X86_64:
+        name = f"llvm.x86.{_PAIRS[target.vector_bits]}"
+        return Dot(DType.I32, DType.I16, _signed(right), 2, name, adds=False, cost=2.5)
     return Dot(DType.I32, DType.I16, _signed(right), cost=1.5)
 
 
@@ -143,10 +165,6 @@ def bits_of_half(value: Expr) -> Expr:
 
 def _as(value: Expr, dtype: str) -> Expr:
     return value if str(value.ty) == dtype else tirx.Cast(dtype, value)
-
-
-def _as_bits(value: Expr, dtype: str) -> Expr:
-    return value if str(value.ty) == dtype else tirx.reinterpret(dtype, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +203,8 @@ class Words:
         if not self.origin:
             return np.zeros((*array.shape[:-2], 0, array.shape[-1]), self.word.storage)
         sums = array.sum(axis=-2, keepdims=True, dtype=np.int64) * self.origin
-        return sums.astype(self.word.storage)
+        found: np.ndarray = sums.astype(self.word.storage)
+        return found
 
 
 def word_of(element: DType, group: int) -> DType:

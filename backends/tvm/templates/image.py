@@ -92,6 +92,7 @@ class Image:
     start: int
     steps: tuple[int, ...]
     read_only: bool
+    group: int = 1  # elements of a word, which spans are read in
 
     @property
     def channel(self) -> int:
@@ -110,9 +111,10 @@ class Image:
             place = place + item * step
         return place
 
-    def span(self, code: Code, index: Sequence[Expr | int]) -> Span:
-        """The elements from that one on."""
-        return Span(self.buffer, code.bind(tirx.Cast("int64", self.at(index)), "start"))
+    def span(self, code: Code, index: Sequence[Expr | int], beyond: Expr | int = 0) -> Span:
+        """The words from the one that lies `beyond` that element on."""
+        start = tirx.Cast("int64", self.at(index) + beyond)
+        return Span(self.buffer, code.bind(start, "start"), self.group)
 
     def window(self, code: Code, index: Sequence[Expr | int]) -> Callable[[Expr], Expr]:
         """The elements from that one on, for vectors."""
@@ -134,9 +136,21 @@ class Span:
 
     buffer: Buffer
     start: Expr
+    group: int = 1
 
     def __getitem__(self, index: Expr) -> Expr:
-        return self.buffer[self.start + tirx.Cast("int64", index)]
+        place = self.start + tirx.Cast("int64", index)
+        return (
+            self.buffer[place] if self.group == 1 else neighbours(self.buffer, [place], self.group)
+        )
+
+
+def neighbours(buffer: Buffer, index: Sequence[Expr], group: int, words: int = 1) -> Expr:
+    """Words of `group` elements, from an element on, as an i32 or a vector of them."""
+    *lead, first = index
+    ramp = tirx.Ramp(first, tirx.const(1, str(first.ty)), group * words)
+    kind = "int32" if words == 1 else f"int32x{words}"
+    return tirx.reinterpret(kind, tirx.BufferLoad(buffer, [*lead, ramp]))
 
 
 def pointer(code: Code, buffer: Buffer, start: Sequence[Expr], *, bits: bool = False) -> Buffer:

@@ -14,7 +14,7 @@ from tvm.tirx import Buffer
 from optc.backends.tvm.dtypes import tvm_dtype, width_of
 from optc.backends.tvm.templates.dot import BYTES, Dot, dot_of
 from optc.backends.tvm.templates.fused import FusedEmitter
-from optc.backends.tvm.templates.image import Span, Steps, pointer, reshaped, steps_of
+from optc.backends.tvm.templates.image import Span, Steps, neighbours, pointer, reshaped, steps_of
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.nest import Space, for_each_point, nested, space_of
 from optc.backends.tvm.templates.places import Coordinate, Coordinates, plain, reshape
@@ -103,15 +103,6 @@ class Neighbours:
 
     def _read(self, index: Sequence[Expr], words: int) -> Expr:
         return neighbours(self.buffer, self.at(index), self.group, words)
-
-
-def neighbours(buffer: Buffer, index: Sequence[Expr], group: int, words: int = 1) -> Expr:
-    """The words from an element on."""
-    *lead, first = index
-    one = tirx.const(1, str(first.ty))
-    ramp = tirx.Ramp(first, one, group * words)
-    kind = "int32" if words == 1 else f"int32x{words}"
-    return tirx.reinterpret(kind, tirx.BufferLoad(buffer, [*lead, ramp]))
 
 
 @dataclass(frozen=True)

@@ -132,3 +132,14 @@ def transposed(
 def axis_runs(phases: Sequence[Phase], limit: int) -> list[tuple[Phase, Run]]:
     """Tiles of all phases."""
     return [(phase, run) for phase in phases for run in runs(phase, limit)]
+
+
+def stretches(inside: Sequence[int]) -> list[tuple[int, int]]:
+    """(first, count) of the runs of neighbours."""
+    found: list[tuple[int, int]] = []
+    for item in inside:
+        if found and sum(found[-1]) == item:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((item, 1))
+    return found

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from optc.backends.reference.evaluate import run_graph
 from optc.backends.tvm.codegen import compile_functions
 from optc.backends.tvm.templates.conv import Convolution, ConvPack, ConvPlan
+from optc.backends.tvm.templates.dot import Words
 from optc.backends.tvm.templates.plan import Miss, Problem
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
@@ -217,7 +218,7 @@ def test_a_pack_holds_every_weight_once(
 ) -> None:
     shape = (groups * inputs, outputs, taps) if transposed else (groups * outputs, inputs, taps)
     weights = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
-    pack = ConvPack(groups, 32, 16, transposed)
+    pack = ConvPack(groups, 32, 16, transposed, Words(DType.F32))
     packed = pack(weights)
     assert packed.shape == pack.type(TensorType(shape, F32)).shape
     assert sorted(packed[packed != 0].tolist()) == sorted(weights.ravel().tolist())
