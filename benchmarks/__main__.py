@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "scaling": ("benchmarks.scaling", "compile time against node count"),
     "peers": ("benchmarks.peers.command", "models beside PyTorch, ONNX Runtime, OpenVINO, ..."),
 }
 

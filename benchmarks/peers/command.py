@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="names")
     parser.add_argument("--target", default="host", help="host, x86-64-v3 or x86-64-v2")
     parser.add_argument("--threads", type=int, default=host().cores)
-    parser.add_argument("--rounds", type=int, default=8, help="turns of each contender")
-    parser.add_argument("--seconds", type=float, default=0.6, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
+    parser.add_argument("--seconds", type=float, default=0.25, help="of a turn")
     parser.add_argument("--prepare", action="store_true", help="convert and compile, nothing else")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "peers")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -160,7 +160,11 @@ def _publish(rows: Sequence[Row], results: Path) -> None:
 
 
 def _say(row: Row) -> None:
-    print(f"{row.model}, {row.target}, {row.threads} threads: ratio {row.ratio:.2f}")
+    print(
+        f"{row.model}, {row.target}, {row.threads} threads: ratio {row.ratio:.2f}, "
+        f"undisturbed {row.undisturbed:.2f}"
+    )
     for entry in row.entries:
-        text = f"{entry.median * 1e3:9.2f} {entry.p90 * 1e3:9.2f} ms   error {entry.error:.1e}"
+        times = "".join(f"{t * 1e3:9.2f}" for t in (entry.p10, entry.median, entry.p90))
+        text = f"{times} ms   error {entry.error:.1e}"
         print(f"  {entry.contender:14} {entry.problem or text}", flush=True)

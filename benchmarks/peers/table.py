@@ -27,11 +27,12 @@ HEAD = """# Models beside the peers
 
 Command: `python -m benchmarks peers` (or with `--models NAME`, a model at a time; rows are merged).
 
-Milliseconds of one call from Python, batch 1, f32: median / 90th percentile. All contenders of a
-row were timed in one run, in turns, each in a process that is stopped while another is timed; the
-outputs of each were checked against PyTorch's. `ratio`: the fastest peer's median over ours, so
-above 1 optc is faster. `% of limit`: the least time in which this machine could run the model's
-kernels (`optc targets host --measure`) over our median.
+Milliseconds of one call from Python, batch 1, f32: 10th percentile / median / 90th percentile.
+All contenders of a row were timed in one run, in short turns, each in a process that is stopped
+while another is timed; the outputs of each were checked against PyTorch's. `ratio`: the fastest
+peer's median over ours, so above 1 optc is faster; `undisturbed`: the same of 10th percentiles.
+`% of limit`: the least time in which this machine could run the model's kernels (`optc targets host
+--measure`) over our 10th percentile.
 """
 
 
@@ -48,17 +49,18 @@ def _table(rows: Sequence[Row], target: str) -> list[str]:
         "",
         f"{'; '.join(where)}; {dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else ""),
         "",
-        "| " + " | ".join([*heads, "ratio", "% of limit"]) + " |",
-        "|" + "---|" * (len(heads) + 2),
+        "| " + " | ".join([*heads, "ratio", "undisturbed", "% of limit"]) + " |",
+        "|" + "---|" * (len(heads) + 3),
         *(_line(row, names) for row in rows),
         "",
     ]
     ratios = [row.ratio for row in rows]
     known = [ratio for ratio in ratios if math.isfinite(ratio)]
     if known:
-        mean = geometric_mean(known)
+        means = geometric_mean(known), geometric_mean([row.undisturbed for row in rows])
         lines += [
-            f"Geometric mean of {len(known)} ratios: {mean:.2f}; the least: {min(known):.2f}.",
+            f"Geometric mean of {len(known)} ratios: {means[0]:.2f} (undisturbed: {means[1]:.2f}); "
+            f"the least: {min(known):.2f}.",
             "",
         ]
     return lines
@@ -72,8 +74,10 @@ def _line(row: Row, names: Sequence[str]) -> str:
         cells.append(_cell(entry, best is not None and name == best.contender))
     ours = row.entry(OURS)
     limit = f"{row.of_limit(ours):.0%}" if ours and math.isfinite(row.limit) else ""
-    ratio = f"{row.ratio:.2f}" if math.isfinite(row.ratio) else ""
-    return "| " + " | ".join([*cells, ratio, limit]) + " |"
+    ratios = [
+        f"{ratio:.2f}" if math.isfinite(ratio) else "" for ratio in (row.ratio, row.undisturbed)
+    ]
+    return "| " + " | ".join([*cells, *ratios, limit]) + " |"
 
 
 def _cell(entry: Entry | None, best: bool) -> str:
@@ -82,7 +86,8 @@ def _cell(entry: Entry | None, best: bool) -> str:
     if not entry.timed:
         return "failed"
     middle = f"{entry.median * 1e3:.2f}"
-    return f"{f'**{middle}**' if best else middle} / {entry.p90 * 1e3:.2f}"
+    strong = f"**{middle}**" if best else middle
+    return f"{entry.p10 * 1e3:.2f} / {strong} / {entry.p90 * 1e3:.2f}"
 
 
 def _problems(rows: Sequence[Row]) -> list[str]:
