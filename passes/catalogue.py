@@ -51,6 +51,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",
     }
 )  # fmt: skip
+        "map-memory": "optc.passes.memory.map_memory:MapMemory",
 GROUP = "optc.passes"
 
 
