@@ -24,11 +24,21 @@ _X86, _ARM = "llvm.x86.", "llvm.aarch64.neon."
 _NEIGHBOUR: Mapping[str, str] = MappingProxyType(
     {
         **{f"{_X86}avx512.vpdpbusd.{bits}": "int8" for bits in (128, 256, 512)},
+        **{f"{_X86}avx512.vpdpwssd.{bits}": "int16" for bits in (128, 256, 512)},
         f"{_X86}sse2.pmadd.wd": "int16",
         f"{_X86}avx2.pmadd.wd": "int16",
         f"{_X86}avx512.pmaddw.d.512": "int16",
         **{f"{_X86}avx512bf16.dpbf16ps.{bits}": "bfloat16" for bits in (128, 256, 512)},
         **{f"{_ARM}{name}": "int8" for name in ("sdot", "udot", "usdot")},
+    }
+)
+# Those that vectors of other widths may meet too, with the width they are for.
+_LANES: Mapping[str, int] = MappingProxyType(
+    {
+        **{f"{_X86}avx512.vpdpwssd.{bits}": bits // 32 for bits in (128, 256, 512)},
+        f"{_X86}sse2.pmadd.wd": 4,
+        f"{_X86}avx2.pmadd.wd": 8,
+        f"{_X86}avx512.pmaddw.d.512": 16,
     }
 )
 _CALL = "tirx.call_llvm_pure_intrin"
@@ -65,6 +75,8 @@ def typed_operands(function: PrimFunc) -> PrimFunc:
             halves[wrapper] = name
             return tirx.call_pure_extern(str(item.ty), wrapper, *item.args[1:])
         identity, *sums, left, right = item.args
+        if tvm.DataType(str(item.ty)).lanes != _LANES.get(name, 0) and name in _LANES:
+            return _written_out(sums, left, right)
         words = [_neighbours(word, _NEIGHBOUR[name]) for word in (left, right)]
         return Call(item.op, [identity, *sums, *words], ret_ty=item.ty)
 
@@ -74,6 +86,18 @@ def typed_operands(function: PrimFunc) -> PrimFunc:
         text = _THROUGH_WORDS.format(name=name, wrapper=wrapper, n=lanes, m=2 * lanes)
         body = tirx.AttrStmt(tirx.const(0, "int32"), _IMPORT, StringImm(text), body)
     return function.with_body(body)
+
+
+def _written_out(sums: list[Expr], left: Expr, right: Expr) -> Expr:
+    """The sum of both products of halves, and of what is summed up already."""
+    kind = str(right.ty).replace("int16", "int32")
+    if kind != str(right.ty):
+        raise ValueError("words of two bytes meet vectors of the whole width only")
+    sixteen = tirx.const(16, kind)
+    low = [tirx.shift_right(tirx.shift_left(word, sixteen), sixteen) for word in (left, right)]
+    high = [tirx.shift_right(word, sixteen) for word in (left, right)]
+    total = low[0] * low[1] + high[0] * high[1]
+    return sums[0] + total if sums else total
 
 
 def _identity(name: str) -> int:

@@ -16,6 +16,7 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.dot import BYTES, single
 from optc.backends.tvm.templates.fused import Fused, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
 from optc.backends.tvm.templates.image import ImageReader, channels_at_end
@@ -32,15 +33,19 @@ from optc.ir.types import TensorType
 
 @dataclass(frozen=True, slots=True)
 class DepthwisePack:
-    """[C, 1, *K] weights as [taps][C]."""
+    """[C, 1, *K] weights as [taps][C]; with `halves`, bytes as the lower 16 bits of i32."""
+
+    dtype: DType
+    halves: bool = False
 
     def type(self, natural: TensorType) -> TensorType:
         """[taps, C]."""
-        return natural.with_shape((math.prod(natural.shape[1:]), natural.shape[0]))
+        return TensorType((math.prod(natural.shape[1:]), natural.shape[0]), self.dtype)
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """The transpose."""
-        return np.ascontiguousarray(array.reshape(array.shape[0], -1).T)
+        matrix = array.reshape(array.shape[0], -1).T.astype(self.dtype.storage, copy=False)
+        return np.ascontiguousarray(matrix & 0xFFFF if self.halves else matrix)
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,9 @@ class Depthwise:
             return Miss("the convolution mixes channels")
         if not anchor.op.channels_last:  # type: ignore[attr-defined]
             return Miss("channels come first")
-        if not anchor.output.type.dtype.is_float or not anchor.output.type.elements:
-            return Miss(f"convolutions to {anchor.output.type} go elsewhere")
+        kind = anchor.inputs[0].type.dtype
+        if not (kind.is_float or kind in BYTES) or not anchor.output.type.elements:
+            return Miss(f"convolutions of {anchor.inputs[0].type} go elsewhere")
         task = fused(problem, anchor)
         return (
             task if isinstance(task, Miss) else DepthwisePlan(task, f"{self.name}/{self.version}")
@@ -108,10 +114,13 @@ class DepthwisePlan:
 class _Emission:
     def __init__(self, plan: DepthwisePlan, knobs: SlideKnobs) -> None:
         self.plan, self.knobs, self.node = plan, knobs, plan.node
-        dtype = self.node.output.type.dtype
-        self.sum = DType.F64 if dtype is DType.F64 else DType.F32
+        kind = self.node.inputs[0].type.dtype
+        self.dot = single(plan.target, kind)
+        self.sum = self.dot.sum
         place = plan.task.problem.body.inputs.index(self.node.inputs[1])
-        self.io = plan.task.emitter({place: DepthwisePack()})
+        stored = self.dot.right if kind in BYTES else kind
+        pack = DepthwisePack(stored, halves=bool(self.dot.intrinsic))
+        self.io = plan.task.emitter({place: pack})
         self.weights = self.io.packed(self.node.inputs[1])
         self.code = Code()
 
@@ -128,7 +137,7 @@ class _Emission:
         return self.io.finish(self.code, symbol)
 
     def _step(self, total: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:
-        return total + self.wide(element) * self.wide(self.weights[tap, channel])
+        return self.dot.add(total, element, self.weights[tap, channel])
 
     def _finish(self, batch: Expr, place: Sequence[Expr], channel: Coordinate, value: Expr) -> None:
         if len(self.node.inputs) > 2:

@@ -80,8 +80,10 @@ class Dot:
     def add(self, total: Expr, left: Expr, right: Expr) -> Expr:
         """The sum after one more step, in a vector loop over sums."""
         kind = tvm_dtype(self.sum)
+        if self.group == 1:
+            left, right = _as(left, kind), _as(right, kind)
         if not self.intrinsic:
-            return total + _as(left, kind) * _as(right, kind)
+            return total + left * right
         if self.adds:
             return dot(self.intrinsic, kind, total, left, right)
         return total + dot(self.intrinsic, kind, left, right)
@@ -123,6 +125,22 @@ def elementwise(left: DType, right: DType) -> Dot:
     """Floats one by one."""
     wide = DType.F64 if left is DType.F64 else DType.F32
     return Dot(wide, wide, right)
+
+
+def single(target: Target, left: DType) -> Dot:
+    """For sums in which every lane has elements of its own: words of one element.
+
+    A byte widened to 32 bits is two halves, of which a weight of 16 bits meets the lower one.
+    """
+    if left not in BYTES:
+        return elementwise(left, left)
+    if target.arch is not Arch.X86_64:
+        return Dot(DType.I32, DType.I32, DType.I32)
+    if _has_vnni(target):
+        name = f"llvm.x86.avx512.vpdpwssd.{target.vector_bits}"
+        return Dot(DType.I32, DType.I32, DType.I32, intrinsic=name)
+    name = f"llvm.x86.{_PAIRS[target.vector_bits]}"
+    return Dot(DType.I32, DType.I32, DType.I32, intrinsic=name, adds=False, cost=2.0)
 
 
 def _of_bytes(target: Target, left: DType, right: DType) -> Dot:

@@ -12,6 +12,7 @@ from tvm.ir import Expr
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.lower.element import is_nan, lowest
 from optc.backends.tvm.lower.pooling import divisor
+from optc.backends.tvm.templates.dot import BYTES
 from optc.backends.tvm.templates.fused import Fused, fused
 from optc.backends.tvm.templates.geometry import Geometry, pool_geometry
 from optc.backends.tvm.templates.image import ImageReader, channels_at_end
@@ -33,14 +34,16 @@ class Pooling:
     version: int = 1
 
     def match(self, problem: Problem) -> Plan | Miss:
-        """Takes a task around one `max_pool` or `avg_pool` of floats with channels last."""
+        """Takes a task around a `max_pool` or `avg_pool` with channels last; bytes only of max."""
         anchors = [n for n in problem.body.nodes if isinstance(n.op, MaxPool | AvgPool)]
         if len(anchors) != 1:
             return Miss("the task has no single pool")
         (anchor,) = anchors
         if not anchor.op.channels_last:  # type: ignore[attr-defined]
             return Miss("channels come first")
-        if not anchor.output.type.dtype.is_float or not anchor.output.type.elements:
+        kind = anchor.output.type.dtype
+        exact = kind in BYTES and isinstance(anchor.op, MaxPool)
+        if not (kind.is_float or exact) or not anchor.output.type.elements:
             return Miss(f"pools to {anchor.output.type} go elsewhere")
         task = fused(problem, anchor)
         return task if isinstance(task, Miss) else PoolPlan(task, f"{self.name}/{self.version}")
@@ -83,7 +86,7 @@ class _Emission:
     def __init__(self, plan: PoolPlan, knobs: SlideKnobs) -> None:
         self.plan, self.knobs, self.node = plan, knobs, plan.node
         dtype = self.node.output.type.dtype
-        self.sum = DType.F64 if dtype is DType.F64 else DType.F32
+        self.sum = dtype if dtype is DType.F64 or dtype in BYTES else DType.F32
         self.io = plan.task.emitter()
         self.code = Code()
 
@@ -105,6 +108,8 @@ class _Emission:
 
     def _larger(self, best: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:
         item = self.wide(element)
+        if not self.sum.is_float:
+            return tirx.max(item, best)
         # The second test lets a nan in; nothing is larger than it afterwards.
         return tirx.Select(tirx.any(item > best, is_nan(item, self.sum)), item, best)
 

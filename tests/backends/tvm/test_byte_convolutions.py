@@ -15,7 +15,7 @@ from optc.backends.tvm.templates.dot import Words
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
-from optc.ir.ops import Conv, ConvTranspose, Pad
+from optc.ir.ops import Conv, ConvTranspose, MaxPool, Pad
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task
@@ -119,3 +119,27 @@ def test_packs_hold_every_weight_once(groups: int, outputs: int, inputs: int, ta
         assert found[found != 0].tolist() == wanted[wanted != 0].tolist()
         sums = -128 * weights.astype(np.int64).sum(axis=(1, 2, 3))
         assert set(sums) <= set(packed.tolist())
+
+
+@pytest.mark.parametrize("target", ["host", "x86-64-v3"])
+def test_windows_of_one_channel(target: str) -> None:
+    tasks = []
+    for kind in (U8, I8):
+        x, weight = TensorType((1, 9, 9, 16), kind), TensorType((16, 1, 3, 3), I8)
+        tasks += [
+            conv(square(3, 1, 1, 1, 40), (1, 14, 14, 40), (40, 1, 3, 3), kind, "requantize"),
+            conv(square(3, 2, 1, 1, 33), (2, 15, 13, 33), (33, 1, 3, 3), kind, "residual"),
+            conv(square(7, 1, 3, 1, 16), (1, 9, 9, 16), (16, 1, 7, 7), kind),
+            task(square(3, groups=16), x, weight, "per tensor", before=bordered(5)),
+        ]
+    assert check(tasks, find_target(target)) == {"depthwise/1"}
+
+
+def test_pools_compare_bytes() -> None:
+    tasks = []
+    pool = MaxPool((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), channels_last=True)
+    for kind in (U8, I8):
+        builder = Builder("pool")
+        x = builder.input(TensorType((1, 17, 15, 70), kind))
+        tasks.append(Task(builder.build([builder.emit(pool, x)]), frozenset()))
+    assert check(tasks) == {"pool/1"}
