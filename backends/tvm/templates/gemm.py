@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,8 @@ from tvm.tirx import Buffer
 
 from optc.backends.tvm.templates.dot import Dot, Words
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
-from optc.backends.tvm.templates.loops import Code
+from optc.backends.tvm.templates.gemm_cost import LINE, GemmKnobs, GemmShape
+from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.places import Coordinate, plain, shifted
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.product import Left, Product, left_operand, multiplies
@@ -34,8 +35,6 @@ from optc.backends.tvm.templates.tile import (
     broadcasts_lanes,
     drain,
     register_rows,
-    rows_without_conflict,
-    tile_cycles,
 )
 from optc.ir.ops import Linear, MatMul
 from optc.ir.types import TensorType
@@ -44,9 +43,6 @@ _MOST_VECTORS = 8  # wider tiles only lower the rows
 _UNROLL = 2  # steps of K per loop iteration: more only takes time to compile
 _MOST_UNROLL = 8
 _MOST_FETCHES = 2
-_LINE = 64  # bytes of a cache line
-_LINE_CYCLES = 2.0  # from the second-level cache to the first
-_CASES = 1.03  # strips of two heights are two cases in the code
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +76,12 @@ class PanelPack:
         return np.concatenate([part.ravel() for part in parts])
 
 
-@dataclass(frozen=True, slots=True)
-class GemmKnobs:
-    """`rows` x `vectors` registers per tile at most; `unroll` steps of K per loop iteration."""
-
-    rows: int
-    vectors: int
-    unroll: int
-
-
 @dataclass(frozen=True)
 class Gemm:
     """Template of products with constant weights."""
 
     name: str = "gemm"
-    version: int = 1
+    version: int = 2
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around one `linear` or `matmul` whose right side is a constant matrix."""
@@ -119,7 +106,7 @@ class GemmPlan:
     """A product of M x K by K x N, where M counts all leading axes of the left side."""
 
     task: Fused
-    template: str = "gemm/1"
+    template: str = "gemm/2"
 
     @property
     def product(self) -> Product:
@@ -139,7 +126,14 @@ class GemmPlan:
     @property
     def line(self) -> int:
         """Words of weights in a cache line."""
-        return _LINE * 8 // self.dot.packing.word.bits
+        return LINE * 8 // self.dot.packing.word.bits
+
+    @cached_property
+    def shape(self) -> GemmShape:
+        """What the cost depends on."""
+        target, product = self.task.problem.target, self.product
+        lanes = target.lanes(product.dtype)
+        return GemmShape(product.m, product.n, self.steps, self.line, self.dot, target, lanes)
 
     def candidates(self) -> Sequence[Knobs]:
         """Tile shapes, the fewest estimated cycles first."""
@@ -148,12 +142,15 @@ class GemmPlan:
         found = []
         for vectors in range(1, min(_MOST_VECTORS, -(-self.product.n // lanes)) + 1):
             most = register_rows(target, vectors, self.dot)
-            for limit in dict.fromkeys((most, min(most, self._apart))):
-                # Heights that divide the rows evenly; a lower one may suit the number of threads.
+            for limit in dict.fromkeys((most, min(most, self.shape.apart))):
+                # Heights that differ by one at most; a lower one may suit the threads, and
+                # strips that are all equal are one case.
                 tiles = -(-self.product.m // limit)
-                for count in (tiles, tiles + 1):
+                even = max(n for n in range(1, limit + 1) if self.product.m % n == 0)
+                for count in dict.fromkeys((tiles, tiles + 1, self.product.m // even)):
                     rows = -(-self.product.m // count)
-                    found.append(GemmKnobs(rows, vectors, self._unroll(rows, vectors, count)))
+                    knobs = GemmKnobs(rows, vectors, self._unroll(rows, vectors, count))
+                    found += [replace(knobs, blocks=n) for n in self.shape.near_blocks(knobs)]
         return sorted(dict.fromkeys(found), key=self.cycles)
 
     def _unroll(self, rows: int, vectors: int, strips: int) -> int:
@@ -169,15 +166,9 @@ class GemmPlan:
         if self._is_far:
             due = strips * self.line // (vectors * lanes)
             wanted = min(_MOST_UNROLL, 1 << max(_UNROLL, due).bit_length())
-        elif (rows + 2) * vectors > target.vector_registers:
+        elif self.shape.is_crowded(GemmKnobs(rows, vectors, 1)):
             wanted = 1  # LLVM would load the next step's weights early, and spill sums
         return max(steps for steps in range(1, wanted + 1) if self.steps % steps == 0)
-
-    @property
-    def _apart(self) -> int:
-        """Rows whose elements do not drive each other out of the first cache."""
-        stride = self.steps * self.dot.group * self.dot.left.bits // 8
-        return rows_without_conflict(self.task.problem.target, stride)
 
     @property
     def _is_far(self) -> bool:
@@ -192,7 +183,7 @@ class GemmPlan:
         the others: without asking ahead, memory rests while these run. A single strip streams
         through its weights, which the hardware sees by itself.
         """
-        strips = -(-self.product.m // knobs.rows)
+        strips = -(-self.shape.strips(knobs) // knobs.blocks)
         steps = self.steps // knobs.unroll
         if strips < 2 or not self._is_far or not steps:
             return 0
@@ -202,25 +193,7 @@ class GemmPlan:
 
     def cycles(self, knobs: GemmKnobs) -> float:
         """Estimated cycles of the slowest thread."""
-        target = self.task.problem.target
-        lanes = target.lanes(self.product.dtype)
-        tiles, vectors = -(-self.product.m // knobs.rows), -(-self.product.n // lanes)
-        panels = -(-vectors // knobs.vectors)
-        rows, width = self.product.m / tiles, vectors / panels
-        work = tile_cycles(rows, width, self.steps, self.dot.cost) * panels * tiles
-        if 2 * self.steps * knobs.vectors * lanes * _LINE // self.line > target.cache(
-            "l1", 1 << 15
-        ):
-            # The panel and the rows come from the second-level cache, for every tile anew.
-            lines = (width * lanes + rows) / self.line
-            work = max(work, _LINE_CYCLES * lines * self.steps * panels * tiles)
-        if knobs.rows > self._apart:
-            # Every element of a row is fetched again, with its cache line, at every step.
-            work += rows * self.steps * panels * tiles
-        if self.product.m % tiles:
-            work *= _CASES
-        share = -(-panels * tiles // target.cores) / (panels * tiles)
-        return work * max(share, 1 / target.cores)
+        return self.shape.cycles(knobs)
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over tiles."""
@@ -253,8 +226,7 @@ class _Emission:
         full, rest = divmod(product.n, self.pack.width)
         panels = full + (rest > 0)
         with code.shared("item", panels * tiles, self.plan.cycles(self.knobs)) as item:
-            panel = code.bind(tirx.floordiv(item, tiles), "panel")
-            strip = code.bind(tirx.floormod(item, tiles), "strip")
+            panel, strip = self._place(item, panels, tiles)
             row = code.bind(strip * short + tirx.min(strip, tall), "row")
             heights = (tall, short + 1), (tiles - tall, short)
             widths = (full, self.pack.width), (panels - full, rest)
@@ -265,14 +237,29 @@ class _Emission:
                             self.tile(left, Tile(rows, columns, self.lanes), panel, strip, row)
         return self.io.finish(code, symbol)
 
+    def _place(self, item: Expr, panels: int, strips: int) -> tuple[Expr, Expr]:
+        """The panel and the strip of an item: panel by panel within a block of strips."""
+        code, size = self.code, -(-strips // self.knobs.blocks)
+        block: Expr = as_index(0)
+        here: Expr | int = size
+        if size < strips:
+            block = code.bind(tirx.floordiv(item, size * panels), "block")
+            item = code.bind(item - block * (size * panels), "item")
+        if strips % size:
+            here = code.bind(tirx.min(strips - block * size, size), "here")
+        panel = code.bind(tirx.floordiv(item, here), "panel")
+        return panel, code.bind(block * size + tirx.floormod(item, here), "strip")
+
     def ahead(self, start: Expr, strip: Expr) -> Callable[[Expr], None]:
         """Asks for the next panel, a part in every tile of this one."""
         panel = self.pack.words.rows(self.product.k) * self.pack.width
         steps = self.steps // self.knobs.unroll
+        size = -(-self.plan.shape.strips(self.knobs) // self.knobs.blocks)
+        within = tirx.floormod(strip, size) if self.knobs.blocks > 1 else strip
 
         def fetch(step: Expr) -> None:
             for i in range(self.fetches):
-                part = ((strip * steps + step) * self.fetches + i) * self.plan.line
+                part = ((within * steps + step) * self.fetches + i) * self.plan.line
                 # No further than that panel: the second-level cache may not hold a third one.
                 self.code.prefetch(self.weights, start + panel + tirx.min(part, panel - 1))
 

@@ -1,0 +1,144 @@
+"""Which register tile, and which order of tiles, a product with constant weights takes.
+
+Cycles of the slowest thread, by what binds: multiply-adds, what the second-level cache gives to the
+first, and beside them what has to come from beyond the second-level cache. Measured on Zen 5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from optc.backends.tvm.templates.dot import Dot
+from optc.backends.tvm.templates.tile import rows_without_conflict, tile_cycles
+from optc.ir.targets.target import Target
+
+LINE = 64  # bytes of a cache line
+_LINE_CYCLES = 2.0  # for a line from the second-level cache
+_FAR_LINE_CYCLES = 5.0  # from beyond it, when all cores ask
+_EXPOSED = 0.35  # share of the time for far lines that multiply-adds do not hide
+_LOAD = 0.25  # of a load beside a multiply-add, though two of each start in a cycle
+_CROWDED = 1.03  # all registers are taken: LLVM spills some now and then
+_CASES = 1.03  # strips of two heights are two cases in the code
+
+
+@dataclass(frozen=True, slots=True)
+class GemmKnobs:
+    """`rows` x `vectors` registers per tile at most; `unroll` steps of K per loop iteration.
+
+    Strips of rows are taken in `blocks`: all panels of weights meet one block before the next. One
+    block reads each weight once, many keep the left side in a near cache.
+    """
+
+    rows: int
+    vectors: int
+    unroll: int
+    blocks: int = 1
+
+
+@dataclass(frozen=True)
+class GemmShape:
+    """`m` rows by `n` columns; sums are `steps` words long, of which `line` make a cache line."""
+
+    m: int
+    n: int
+    steps: int
+    line: int
+    dot: Dot
+    target: Target
+    lanes: int
+
+    @property
+    def left_row(self) -> int:
+        """Bytes of a row of the left side."""
+        return self.steps * self.dot.group * self.dot.left.bits // 8
+
+    @property
+    def apart(self) -> int:
+        """Rows whose elements do not drive each other out of the first cache."""
+        return rows_without_conflict(self.target, self.left_row)
+
+    @property
+    def middle(self) -> int:
+        """Bytes of the second-level cache."""
+        return self.target.cache("l2", 1 << 18)
+
+    def strips(self, knobs: GemmKnobs) -> int:
+        """Strips of rows."""
+        return -(-self.m // knobs.rows)
+
+    def panel_bytes(self, vectors: float) -> float:
+        """Weights of so many vectors of columns."""
+        return self.steps * vectors * self.lanes * LINE / self.line
+
+    @property
+    def weight_bytes(self) -> float:
+        """All weights."""
+        return self.panel_bytes(-(-self.n // self.lanes))
+
+    def is_crowded(self, knobs: GemmKnobs) -> bool:
+        """Whether weights that are loaded a step early have no registers of their own."""
+        return (knobs.rows + 2) * knobs.vectors >= self.target.vector_registers
+
+    def near_blocks(self, knobs: GemmKnobs) -> tuple[int, ...]:
+        """Numbers of blocks worth a thought: one, and as few as let one fit the second cache.
+
+        Threads then have rows of their own, which the next product reads again. Weights that do not
+        stay in that cache are better read once.
+        """
+        room = self.middle / 2 - self.panel_bytes(knobs.vectors)
+        if room < knobs.rows * self.left_row or self.weight_bytes > self.middle / 2:
+            return (1,)
+        cores = self.target.cores
+        fit = -(-math.ceil(self.m * self.left_row / room) // cores) * cores
+        return tuple(dict.fromkeys([1, min(self.strips(knobs), fit)]))
+
+    def cycles(self, knobs: GemmKnobs) -> float:
+        """Estimated cycles of the slowest thread."""
+        strips, vectors = self.strips(knobs), -(-self.n // self.lanes)
+        panels = -(-vectors // knobs.vectors)
+        rows, width = self.m / strips, vectors / panels
+        work = tile_cycles(rows, width, self.steps, self.dot.cost) * panels * strips
+        if 2 * self.panel_bytes(knobs.vectors) > self.target.cache("l1", 1 << 15):
+            # The panel and the rows come from the second-level cache, for every tile anew.
+            lines = (width * self.lanes + rows) / self.line
+            work = max(work, _LINE_CYCLES * lines * self.steps * panels * strips)
+        if knobs.rows > self.apart:
+            # Every element of a row is fetched again, with its cache line, at every step.
+            work += rows * self.steps * panels * strips
+        work *= 1 + _LOAD * (rows + width) / (rows * width)
+        if self.m % strips:
+            work *= _CASES
+        if self.is_crowded(knobs):
+            work *= _CROWDED
+        work += _EXPOSED * _FAR_LINE_CYCLES * self._far_bytes(knobs, panels) / LINE
+        return work * self._slowest_share(knobs, panels)
+
+    def _far_bytes(self, knobs: GemmKnobs, panels: int) -> float:
+        """What comes from beyond the second-level cache, for all threads together."""
+        blocks, left = knobs.blocks, float(self.m * self.left_row)
+        weights = self.weight_bytes * (blocks if self.weight_bytes > self.middle / 2 else 1)
+        if left / blocks + self.panel_bytes(knobs.vectors) > 0.75 * self.middle:
+            return weights + left * panels
+        return weights + left * (self.target.cores if blocks == 1 else 1)
+
+    def _slowest_share(self, knobs: GemmKnobs, panels: int) -> float:
+        """The part of the work that one thread gets at most: items are dealt in equal stretches."""
+        strips, cores = self.strips(knobs), self.target.cores
+        items = panels * strips
+        stretch = -(-items // cores)
+        if knobs.blocks > 1:
+            return stretch / items
+        full, rest = divmod(-(-self.n // self.lanes), knobs.vectors)
+        wide = full * strips  # items of full panels, which come first
+        most = max(
+            _within(start, start + stretch, wide) * knobs.vectors
+            + _within(start - wide, start - wide + stretch, items - wide) * rest
+            for start in range(0, items, stretch)
+        )
+        return most / (strips * (full * knobs.vectors + rest))
+
+
+def _within(low: int, high: int, end: int) -> int:
+    """How many of low, ..., high - 1 are in 0, ..., end - 1."""
+    return max(0, min(high, end) - max(low, 0))
