@@ -49,9 +49,9 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
         "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",
+        "map-memory": "optc.passes.memory.map_memory:MapMemory",
     }
 )  # fmt: skip
-        "map-memory": "optc.passes.memory.map_memory:MapMemory",
 GROUP = "optc.passes"
 
 
