@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "kernels": ("benchmarks.kernels", "kernels against the limit over a grid of shapes"),
     "scaling": ("benchmarks.scaling", "compile time against node count"),
     "peers": ("benchmarks.peers.command", "models beside PyTorch, ONNX Runtime, OpenVINO, ..."),
 }

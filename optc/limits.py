@@ -92,14 +92,6 @@ class Limits:
         name = "i8" if dtype.bits <= 8 and dtype.is_integer else dtype.value
         return self.peaks.get(name, self.flops)
 
-    def level(self, nbytes: int) -> Level:
-        """The nearest level that holds `nbytes`."""
-        return next((level for level in self.levels if level.size >= nbytes), self.levels[-1])
-
-    def bandwidth(self, nbytes: int) -> float:
-        """Bytes per second read from the nearest level that holds `nbytes`."""
-        return self.level(nbytes).bandwidth
-
     def least(self, work: Work, all_weights: int = 0) -> Least:
         """The least time for some work, on all threads or on one.
 
@@ -121,16 +113,28 @@ class Limits:
     def _roofline(self, work: Work, all_weights: int, part: int) -> Least:
         """With one of `part` threads: caches that threads share give one alone all they have."""
         walls = {Bound.COMPUTE: part * work.flops / self.peak(work.dtype)}
-        near = self.level(part * (work.read + work.written))
-        own = part if near.name in ("l1", "l2") else 1
-        moving = own * near.seconds(work.read, work.written)
-        walls[Bound.MEMORY if near is self.levels[-1] else Bound.CACHE] = moving
+        near, far = self._moving(work.read, work.written, part)
+        walls[Bound.MEMORY if far > near else Bound.CACHE] = near + far
         if all_weights and len(self.levels) > 1:
             kept = min(1.0, self.levels[-2].size / all_weights)
             fetched = (1 - kept) * work.weights / self.levels[-1].bandwidth
             walls[Bound.MEMORY] = max(fetched, walls.get(Bound.MEMORY, 0.0))
         bound = max(walls, key=lambda wall: walls[wall])
         return Least(walls[bound], bound if walls[bound] else Bound.UNKNOWN)
+
+    def _moving(self, read: int, written: int, part: int) -> tuple[float, float]:
+        """Seconds in caches and in memory when what was touched last is still where it fits."""
+        near = far = 0.0
+        left = total = max(1, read + written)
+        for level in self.levels:
+            last = level is self.levels[-1]
+            own = part if level.name in ("l1", "l2") else 1
+            held = left if last else min(left, level.size // own)
+            share = held / total
+            seconds = own * level.seconds(share * read, share * written)
+            near, far = (near, far + seconds) if last else (near + seconds, far)
+            left -= held
+        return near, far
 
     def better(self, other: Limits) -> Limits:
         """The better of two measurements of the same machine, number by number."""

@@ -1,0 +1,201 @@
+"""Shapes of kernels that are measured against the limit, and one program that holds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optc.backends.kernel import Job, Kernel
+from optc.backends.program import (
+    Call,
+    Copy,
+    Operand,
+    Port,
+    Program,
+    RunSegment,
+    Segment,
+    Space,
+    Switch,
+    Weight,
+    align,
+)
+from optc.ir.builder import Builder
+from optc.ir.constant import splat
+from optc.ir.cost import compute_dtype, cost
+from optc.ir.dtype import DType
+from optc.ir.graph import Node
+from optc.ir.ops import Conv, Linear, Task
+from optc.ir.targets.target import Target
+from optc.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel: the family it is shown in, its row and column there, and the node it computes."""
+
+    family: str
+    row: str
+    column: str
+    node: Node
+
+    @property
+    def job(self) -> Job:
+        """What a kernel builder is asked: weights are constants."""
+        assert isinstance(self.node.op, Task)
+        return Job(self.node.op.body, frozenset(range(1, len(self.node.inputs))))
+
+
+def task(op: Linear | Conv, *types: TensorType) -> Node:
+    """A node that does nothing but `op`, as fusion would make it."""
+    builder = Builder(op.name)
+    body = builder.build([builder.emit(op, *(builder.input(type) for type in types))])
+    outer = Builder()
+    inputs = [outer.input(types[0]), *(outer.constant(splat(0, type)) for type in types[1:])]
+    outer.emit(Task(body), *inputs)
+    return outer.nodes[0]
+
+
+ROWS = (1, 2, 3, 5, 8, 16, 31, 64, 100, 127, 128, 197, 512)
+WEIGHTS = (
+    (17, 17), (64, 64), (100, 100), (128, 128), (384, 384), (384, 1536), (768, 768),
+    (3072, 768), (1001, 513),
+)  # fmt: skip
+VECTORS = ((768, 768), (3072, 768), (1000, 2048), (4096, 4096), (50257, 768), (1003, 1021))
+
+# ResNet-50's: image size, channels in and out, kernel, stride.
+CONVS = (
+    (224, 3, 64, 7, 2), (56, 64, 64, 1, 1), (56, 64, 64, 3, 1), (56, 64, 256, 1, 1),
+    (56, 256, 64, 1, 1), (56, 256, 128, 1, 1), (56, 128, 128, 3, 2), (28, 128, 512, 1, 1),
+    (56, 256, 512, 1, 2), (28, 512, 128, 1, 1), (28, 128, 128, 3, 1), (28, 256, 256, 3, 2),
+    (14, 256, 1024, 1, 1), (28, 512, 1024, 1, 2), (14, 1024, 256, 1, 1), (14, 256, 256, 3, 1),
+    (14, 512, 512, 3, 2), (7, 512, 2048, 1, 1), (14, 1024, 2048, 1, 2), (7, 2048, 512, 1, 1),
+    (7, 512, 512, 3, 1),
+)  # fmt: skip
+# Depthwise: image size, channels, kernel, stride (MobileNetV2, EfficientNet, ConvNeXt).
+DEPTHWISE = (
+    (112, 32, 3, 1), (112, 96, 3, 2), (56, 144, 3, 1), (56, 144, 3, 2), (28, 192, 3, 1),
+    (28, 240, 5, 1), (14, 384, 3, 1), (14, 672, 5, 1), (14, 576, 3, 2), (7, 960, 3, 1),
+    (56, 96, 7, 1), (14, 384, 7, 1),
+)  # fmt: skip
+HALVES = {DType.F32: "", DType.BF16: " bf16", DType.I8: " i8"}
+
+
+def linear(rows: int, columns: int, depth: int, dtype: DType = DType.F32) -> Node:
+    """[rows, depth] times the transpose of [columns, depth]."""
+    first = DType.U8 if dtype is DType.I8 else dtype
+    return task(Linear(), TensorType((rows, depth), first), TensorType((columns, depth), dtype))
+
+
+def conv(size: int, into: int, out: int, kernel: int, stride: int, groups: int = 1) -> Node:
+    """A square convolution on one image, channels last, padded as usual."""
+    pad = (kernel // 2, kernel // 2)
+    op = Conv((stride, stride), (pad, pad), (1, 1), groups, channels_last=True)
+    x = TensorType((1, size, size, into), DType.F32)
+    return task(op, x, TensorType((out, into // groups, kernel, kernel), DType.F32))
+
+
+def cases(families: Sequence[str]) -> tuple[Case, ...]:
+    """All shapes of the families asked for."""
+    found = []
+    for dtype, suffix in HALVES.items():
+        if f"gemm{suffix}" in families:
+            found += [
+                Case(f"gemm{suffix}", str(m), f"{n}x{k}", linear(m, n, k, dtype))
+                for m in ROWS
+                for n, k in WEIGHTS
+            ]
+    if "gemv" in families:
+        found += [Case("gemv", f"{n}x{k}", "f32", linear(1, n, k)) for n, k in VECTORS]
+    if "conv" in families:
+        found += [Case("conv", _conv_name(*c), "f32", conv(*c)) for c in CONVS]
+    if "depthwise" in families:
+        found += [
+            Case("depthwise", f"{s}x{s}x{c} {k}x{k}/{t}", "f32", conv(s, c, c, k, t, c))
+            for s, c, k, t in DEPTHWISE
+        ]
+    return tuple(found)
+
+
+def _conv_name(size: int, into: int, out: int, kernel: int, stride: int) -> str:
+    return f"{size}x{size}x{into} {kernel}x{kernel}/{stride} {out}"
+
+
+FAMILIES = ("gemm", "gemv", "conv", "depthwise")
+NARROW = ("gemm bf16", "gemm i8")
+
+
+@dataclass
+class _Store:
+    """Inputs and packed weights: all of them read only, equal ones once."""
+
+    blocks: list[Weight]
+    places: dict[object, int]
+    end: int = 0
+
+    def operand(self, key: object, array: NDArray[Any]) -> Operand:
+        if key not in self.places:
+            data = np.ascontiguousarray(array)
+            self.places[key] = self.end
+            self.blocks.append(Weight.of(self.end, data))
+            self.end += align(data.nbytes)
+        return Operand(Space.WEIGHTS, self.places[key])
+
+
+def program(jobs: Sequence[tuple[Job, Node]], kernels: Sequence[Kernel], target: Target) -> Program:
+    """One program of many kernels: its first input says which of them runs.
+
+    What a kernel reads is stored with the weights, what it writes goes to the arena: nothing is
+    copied in or out.
+    """
+    store, segments, arena = _Store([], {}), [], 0
+    for number, ((job, node), kernel) in enumerate(zip(jobs, kernels, strict=True)):
+        operands = []
+        for place, value in enumerate(job.body.inputs):
+            pack = kernel.packs.get(place)
+            array = numbers(value.type)
+            content = pack(array) if pack else array
+            operands.append(store.operand((value.type, repr(pack)), content))
+        start = 0
+        sizes = [value.type.nbytes for value in job.body.outputs]
+        for nbytes in (*sizes, *kernel.workspaces):
+            operands.append(Operand(Space.ARENA, start))
+            start += align(nbytes)
+        arena = max(arena, start)
+        price = cost(node)
+        weights = sum(value.type.nbytes for value in job.body.inputs[1:])
+        call = Call(
+            kernel.symbol, tuple(operands), f"{number}", price.flops, price.bytes, (),
+            price.bytes_written, weights, compute_dtype(node),
+        )  # fmt: skip
+        segments.append(Segment(f"case {number}", (call,)))
+    which = Operand(Space.INPUT, 0)
+    segments.append(Segment("end", (Copy(which, Operand(Space.OUTPUT, 0), 4),)))
+    runs = tuple((RunSegment(segment.name),) for segment in segments[:-1])
+    return Program(
+        name="kernels",
+        inputs=(Port("which", (), DType.I32),),
+        outputs=(Port("done", (), DType.I32),),
+        segments=tuple(segments),
+        flow=(Switch(which, runs), RunSegment("end")),
+        objects=tuple({kernel.symbol: kernel.object for kernel in kernels}.values()),
+        triple=target.triple,
+        cpu=target.cpu,
+        features=target.features,
+        arena_bytes=arena,
+        weights=tuple(store.blocks),
+    )
+
+
+def numbers(type: TensorType) -> NDArray[Any]:
+    """Small numbers that no sum makes large: nothing becomes a denormal or infinite."""
+    source = np.random.default_rng(type.elements)
+    if type.dtype is DType.BF16:
+        bits = source.standard_normal(type.shape).astype(np.float32).view(np.uint32)
+        return (bits >> 16).astype(np.uint16)
+    if type.dtype.is_float:
+        return source.standard_normal(type.shape, np.float32).astype(type.dtype.storage)
+    return source.integers(0, 100, type.shape).astype(type.dtype.storage)

@@ -1,0 +1,176 @@
+"""Kernels against the machine's limit over a grid of shapes: `python -m benchmarks kernels`.
+
+    python -m benchmarks kernels --prepare                  # compiles; a minute or two
+    python -m benchmarks kernels                            # measures; on a quiet machine
+    python -m benchmarks kernels --families "gemm i8"       # one family; the rest is kept
+
+Every kernel is called again and again by itself, so its operands are where it left them: in the
+nearest cache that holds them. The fastest call counts. `% of limit` is that of `optc bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.kernel_cases import FAMILIES, cases, program
+from optc.backends.aot.package import write_artifact
+from optc.backends.tvm.kernel import KernelBuilder
+from optc.bench import work_of
+from optc.cli.options import cache_folder
+from optc.ir.targets.detect import host
+from optc.limits import Limits, limits_of
+from optc.runtime import Artifact, load
+
+RESULTS = Path(__file__).parent / "results"
+SECONDS = 0.12  # of calls for each kernel
+BATCHES = 3  # of calls, far apart: a disturbance lasts longer than a kernel
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measured kernel: seconds of its fastest call, of its least time, and what binds."""
+
+    family: str
+    row: str
+    column: str
+    template: str
+    seconds: float
+    limit: float
+    bound: str
+    speed: float  # operations per second
+    date: str
+
+    @property
+    def key(self) -> str:
+        """Which of them it is."""
+        return f"{self.family} {self.row} {self.column}"
+
+
+def prepare(family: str, folder: Path) -> None:
+    """Build every kernel of a family into one artifact."""
+    grid = cases((family,))
+    builder = KernelBuilder(host())
+    kernels = builder.build([case.job for case in grid])
+    made = program([(case.job, case.node) for case in grid], kernels, host())
+    write_artifact(made, folder / "out", cache=cache_folder())
+    templates = [kernel.template for kernel in kernels]
+    (folder / "templates.json").write_text(json.dumps(templates))
+
+
+def measure(family: str, folder: Path, limits: Limits, seconds: float) -> list[Cell]:
+    """Time every kernel of a prepared family."""
+    grid = cases((family,))
+    templates = json.loads((folder / "templates.json").read_text())
+    found = []
+    with load(folder / "out", threads=limits.threads) as artifact:
+        best = fastest(artifact, len(grid), seconds)
+    for case, template, (nanoseconds, work) in zip(grid, templates, best, strict=True):
+        least = limits.least(work)
+        took = nanoseconds * 1e-9
+        found.append(
+            Cell(
+                family, case.row, case.column, template, took, least.seconds,
+                least.bound.value, work.flops / took, str(date.today()),
+            )
+        )  # fmt: skip
+    return found
+
+
+def fastest(artifact: Artifact, count: int, seconds: float) -> list[tuple[int, object]]:
+    """Nanoseconds of each kernel's fastest call, and its work."""
+    best: dict[int, tuple[int, object]] = {}
+    for _ in range(BATCHES):
+        for index in range(count):
+            which = np.array(index, np.int32)
+            once = float(np.median(artifact.bench(which, runs=3)))
+            runs = int(min(20_000, max(5, seconds / BATCHES * 1e9 / max(once, 1.0))))
+            (call,) = (
+                k for k in artifact.profile(which, runs=runs).kernels if k.label == str(index)
+            )
+            if index not in best or call.fastest_ns < best[index][0]:
+                best[index] = (call.fastest_ns, work_of(call))
+    return [best[index] for index in range(count)]
+
+
+def merged(path: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """What was measured before, with the new cells in place of old ones."""
+    old = [Cell(**item) for item in json.loads(path.read_text())] if path.exists() else []
+    kept = {cell.key: cell for cell in (*old, *cells)}
+    path.write_text(json.dumps([asdict(cell) for cell in kept.values()], indent=1) + "\n")
+    return list(kept.values())
+
+
+HEAD = """# Kernels against the machine's limit
+
+Command: `python -m benchmarks kernels` (`--prepare` first). Per cent of the least time that this
+machine could need (`optc targets host --measure`): compute, cache or memory, or waking a thread,
+whichever binds. Each kernel is called again and again by itself; its fastest call counts. Zero
+trials. A GEMM `N x K` multiplies M rows of K by weights [N, K].
+"""
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """A grid where a family has columns, a list where it has one."""
+    parts = [HEAD, f"{host().description}, {host().cores} threads", ""]
+    for family in dict.fromkeys(cell.family for cell in cells):
+        own = [cell for cell in cells if cell.family == family]
+        columns = list(dict.fromkeys(cell.column for cell in own))
+        parts += [f"## {family}", "", f"{', '.join(sorted({c.date for c in own}))}", ""]
+        parts += _grid(own, columns) if len(columns) > 1 else _list(own)
+        share = sum(c.limit for c in own) / sum(c.seconds for c in own)
+        parts += ["", f"All together, by time: {share:.0%}.", ""]
+    return "\n".join(parts)
+
+
+def _grid(cells: Sequence[Cell], columns: Sequence[str]) -> list[str]:
+    share = {(cell.row, cell.column): cell.limit / cell.seconds for cell in cells}
+    lines = ["| M | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
+    for row in dict.fromkeys(cell.row for cell in cells):
+        values = (f"{share[row, c]:.0%}" if (row, c) in share else "" for c in columns)
+        lines.append(f"| {row} | " + " | ".join(values) + " |")
+    return lines
+
+
+def _list(cells: Sequence[Cell]) -> list[str]:
+    lines = ["| shape | template | µs | GOP/s | % of limit | bound |", "|" + "---|" * 6]
+    for c in cells:
+        numbers = f"{c.seconds * 1e6:.2f} | {c.speed * 1e-9:.1f} | {c.limit / c.seconds:.0%}"
+        lines.append(f"| {c.row} | {c.template} | {numbers} | {c.bound} |")
+    return lines
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prepare or measure; table and picture hold what earlier runs measured, too."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description=__doc__)
+    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--prepare", action="store_true", help="compile, nothing else")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of calls for each kernel")
+    parser.add_argument("--folder", type=Path, default=cache_folder() / "kernels")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    limits = limits_of(host(), host().cores, cache_folder())
+    for family in options.families.split(","):
+        folder = options.folder / family.replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        if options.prepare or not (folder / "templates.json").exists():
+            prepare(family, folder)
+        if options.prepare:
+            continue
+        found = merged(
+            options.results / "kernels.json", measure(family, folder, limits, options.seconds)
+        )
+        (options.results / "kernels.md").write_text(markdown(found))
+        share = [cell.limit / cell.seconds for cell in found if cell.family == family]
+        print(f"{family}: {len(share)} kernels, {np.median(share):.0%} of the limit in the middle")
+    if not options.prepare:
+        from benchmarks.kernel_picture import draw
+
+        draw(found, options.results / "kernels.png")
+    return 0
