@@ -19,13 +19,14 @@ from optc.ir.module import Module
 from optc.ir.printer import print_module
 from optc.ir.structural import module_digest
 from optc.ir.targets.target import Target
-from optc.observers import PassTimes
+from optc.observers import PassRecord, PassTimes
 from optc.passes.base import Observer, Pass, PassContext, run_passes
 from optc.passes.fusion.fuse import Fuse
 from optc.passes.layout.assign_layout import AssignLayout
 from optc.passes.memory.reorder_nodes import ReorderNodes
 from optc.passes.pipeline import Pipeline
 from optc.passes.standard import CANONICALIZE, LOWER, RAISE
+from optc.payoff import Payoffs, spread
 
 if TYPE_CHECKING:
     from optc.autotune.choice import Recorded
@@ -45,7 +46,8 @@ class Options:
     compiled runtimes between calls; without it nothing is kept. `records` are what `optc tune`
     measured: kernels take the fastest settings in it, and the best guess where it says nothing.
     `data` is what passes may learn from, and what the artifact is judged on. `memory` is a budget
-    in bytes: weights are streamed where that makes the artifact fit.
+    in bytes: weights are streamed where that makes the artifact fit. With `judge_passes` each lossy
+    pass is judged on some calibration data, to say whether it paid.
     """
 
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -56,6 +58,7 @@ class Options:
     records: Path | None = None
     data: DataRequest | None = None
     memory: int | None = None
+    judge_passes: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Compiled:
     seconds: Mapping[str, float]  # by stage
     quality: Measured | None = None  # on held-out data, where there was data
     fit: Fit | None = None  # in the memory budget, where there was one
+    passes: tuple[PassRecord, ...] = ()  # every run of a pass; of lossy ones, whether it paid
 
 
 def passes_of(options: Options) -> tuple[Pass, ...]:
@@ -110,7 +114,7 @@ def compile_module(
     builder = kernel_builder(target)
     evidence = _evidence(module, options, clock)
     context = _context(builder, options, evidence)
-    history, times = History(), PassTimes()
+    history, times = History(), PassTimes(_payoffs(target, evidence, options))
     with clock.stage("passes"):
         passes = passes_of(options)
         lowered = run_passes(module, passes, context, (history, times, *observers))
@@ -136,7 +140,15 @@ def compile_module(
         }
         written = write_artifact(program, out, emit=options.emit, extra=extra, cache=options.cache)
     return Compiled(
-        written.path, written.manifest, module, lowered, diagnostics, clock.seconds, quality, fit
+        written.path,
+        written.manifest,
+        module,
+        lowered,
+        diagnostics,
+        clock.seconds,
+        quality,
+        fit,
+        passes=tuple(times.records),
     )
 
 
@@ -166,6 +178,13 @@ def _fitted(program: Program, options: Options) -> tuple[Program, Fit | None]:
     from optc.memory import fitted
 
     return (program, None) if options.memory is None else fitted(program, options.memory)
+
+
+def _payoffs(target: Target, evidence: Evidence | None, options: Options) -> Payoffs:
+    """What tells whether lossy passes paid; without data, or unless asked for, not by quality."""
+    if evidence is None or not options.judge_passes:
+        return Payoffs(target)
+    return Payoffs(target, evidence.judge, spread(evidence.calibration.batches.calls))
 
 
 def _measure(

@@ -14,6 +14,7 @@ from optc.ir.printer import print_module
 from optc.ir.store import stored_constants, weights_path, write_weights
 from optc.ir.structural import module_diff
 from optc.passes.base import Pass
+from optc.payoff import Payoff, Payoffs
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,14 @@ class PassRecord:
     before: int
     after: int
     changed: bool
+    payoff: Payoff | None = None  # of a lossy pass that changed something
 
 
 @dataclass
 class PassTimes:
-    """Keeps a record of every pass."""
+    """Keeps a record of every pass; with `payoffs`, of lossy ones also whether they paid."""
 
+    payoffs: Payoffs | None = None
     records: list[PassRecord] = field(default_factory=list)
     _start: float = 0.0
 
@@ -42,9 +45,9 @@ class PassTimes:
         """Stop it. Verification of the result is part of a pass's time."""
         seconds = time.perf_counter() - self._start
         changed = after is not before
-        self.records.append(
-            PassRecord(str(step), seconds, node_count(before), node_count(after), changed)
-        )
+        payoff = self.payoffs.of(step, before, after) if self.payoffs is not None else None
+        counts = node_count(before), node_count(after)
+        self.records.append(PassRecord(str(step), seconds, *counts, changed, payoff))
 
 
 @dataclass

@@ -21,6 +21,7 @@ from optc.cli.options import (
     read_module,
     target_option,
 )
+from optc.cli.payoffs import show_payoffs
 from optc.cli.progress import Progress
 from optc.cli.terminal import console, plain_table
 from optc.cli.tuning import Effort, Wishes
@@ -103,6 +104,11 @@ RUNS, SECONDS = 50, 2.0  # of the closing table's latency: whichever is reached 
     help="Show why things were or were not done; report.html has them too.",
 )
 @click.option(
+    "--judge-passes/--no-judge-passes",
+    default=True,
+    help="With --data, judge on calibration samples whether each lossy pass paid.",
+)
+@click.option(
     "--bench/--no-bench", default=True, help="Time the artifact when it runs on this machine."
 )
 @click.option(
@@ -127,6 +133,7 @@ def compile_command(
     print_changed: bool,
     time_passes: bool,
     remarks: bool,
+    judge_passes: bool,
     bench: bool,
     dry_run: bool,
 ) -> None:
@@ -139,7 +146,10 @@ def compile_command(
     check_writable(output)
     options = _options(kinds, pipeline, exact)  # read now: a typing error must not cost a capture
     options, wishes = _tuning(
-        replace(options, data=request, memory=memory), machine, effort, records
+        replace(options, data=request, memory=memory, judge_passes=judge_passes),
+        machine,
+        effort,
+        records,
     )
     if kinds[0] in KINDS:
         _check_ahead(output, machine)
@@ -357,6 +367,7 @@ def _show_closing(compiled: Compiled, latency: Latency) -> None:
     for row in closing_rows(before, after, *facts):
         table.add_row(row.label, row.before, row.after)
     console().print(table)
+    show_payoffs(compiled.passes)
     console().print(f"wrote {compiled.path}")
 
 

@@ -20,6 +20,7 @@ from optc.ir.module import Module
 from optc.ir.targets.target import Target
 from optc.observers import PassRecord
 from optc.report.numbers import bytes_text, count_text
+from optc.report.payoff import HEADS, payoff_rows
 from optc.report.quality import quality_rows
 from optc.report.summary import size_rows
 
@@ -75,6 +76,8 @@ def render(
         ports=(("input", source.inputs), ("output", source.outputs)),
         sizes=list(size_rows(before, after, memory)),
         passes=[record for record in passes if record.changed],
+        payoffs=list(payoff_rows(passes)),
+        payoff_heads=HEADS,
         idle=dict.fromkeys(record.name for record in passes if not record.changed),
         ops=_histograms(before, after),
         kernels=_kernels(program),

@@ -1,0 +1,152 @@
+"""Did each pass pay: what every lossy pass changed, and what that cost.
+
+Quality is judged on some of the calibration part, as the held-out part is for the last word; a run
+of `CALLS` batches per pass is what this takes. Latency is a model: the roofline of ir/cost on a
+machine of the target's vectors and cores, its caches as large as the target says. It is the same in
+every compilation, and tells which way a pass goes, not milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from optc.inspect import inspect_module
+from optc.ir.cost import compute_dtype, cost
+from optc.ir.dtype import DType
+from optc.ir.module import Module, Run
+from optc.ir.ops import ELEMENTWISE, Reshape
+from optc.ir.targets.target import Arch, Target
+from optc.limits import Level, Limits, Work
+from optc.passes.base import Effect, Pass
+from optc.passes.quality import Difference, Judge, Part
+
+CYCLES = 2.5e9  # a second; only the proportion to BANDWIDTH matters
+FMA_UNITS = 2
+BANDWIDTH = {"l1": 64.0, "l2": 32.0, "l3": 10.0, "dram": 4.0}  # bytes a cycle and core
+CALLS = 64  # batches that a pass is judged on, spread over the calibration part
+BYTE_PRODUCTS = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")  # multiply four bytes a lane
+FASTER = 0.99  # share of the time or weights from which a pass has made a difference
+BETTER = 0.001  # points by which a pass that mends must lessen what is lost
+
+
+class Verdict(Enum):
+    """What a pass was good for."""
+
+    FASTER = "paid: faster"
+    SMALLER = "paid: smaller, no faster"
+    BETTER = "paid: closer to the original"
+    NOTHING = "did not pay"
+    EARLY = "not modelled: calls end early"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A module between passes: numbers, and what was lost so far, where there is data."""
+
+    parameters: int
+    weight_bytes: int
+    macs: int
+    seconds: float  # modelled
+    lost: Difference | None
+    exits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Payoff:
+    """One lossy pass that changed something."""
+
+    name: str
+    before: State
+    after: State
+    judging: float  # seconds that judging it took
+
+    @property
+    def latency(self) -> float:
+        """Modelled time after over before."""
+        return self.after.seconds / self.before.seconds if self.before.seconds else 1.0
+
+    @property
+    def drop(self) -> float | None:
+        """What this pass lost, in the unit of `Difference.drop`; negative where it won."""
+        if self.before.lost is None or self.after.lost is None:
+            return None
+        return self.after.lost.drop - self.before.lost.drop
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it paid."""
+        if self.after.exits > self.before.exits:
+            return Verdict.EARLY
+        if self.latency < FASTER:
+            return Verdict.FASTER
+        if self.after.weight_bytes < FASTER * self.before.weight_bytes:
+            return Verdict.SMALLER
+        won = self.drop is not None and self.drop < -BETTER
+        return Verdict.BETTER if won else Verdict.NOTHING
+
+
+@dataclass
+class Payoffs:
+    """Measures lossy passes as they run; without a judge not by quality."""
+
+    target: Target
+    judge: Judge | None = None
+    calls: frozenset[int] | None = None  # of the calibration part; None: all
+    _last: tuple[Module, State] | None = None
+
+    def of(self, step: Pass, before: Module, after: Module) -> Payoff | None:
+        """What a pass changed, if it is lossy and changed something."""
+        if step.effect is not Effect.LOSSY or after is before:
+            return None
+        start = time.perf_counter()
+        known = self._last is not None and self._last[0] is before
+        old = self._last[1] if known and self._last else self._state(before)
+        new = self._state(after)
+        self._last = (after, new)
+        return Payoff(str(step), old, new, time.perf_counter() - start)
+
+    def _state(self, module: Module) -> State:
+        facts = inspect_module(module)
+        lost = None
+        if self.judge is not None:
+            lost = self.judge.compare(module, Part.CALIBRATION, self.calls)
+        seconds = modelled_seconds(module, self.target)
+        exits = sum(not isinstance(step, Run) for step in module.flow.steps)
+        return State(facts.parameters, facts.weight_bytes, facts.macs, seconds, lost, exits)
+
+
+def spread(calls: int) -> frozenset[int] | None:
+    """At most `CALLS` of so many batches, evenly; None where that is all of them."""
+    return None if calls <= CALLS else frozenset(range(0, calls, -(-calls // CALLS)))
+
+
+def modelled_seconds(module: Module, target: Target) -> float:
+    """The roofline of all nodes; elementwise ones are taken as fused into what they read."""
+    limits = nominal(target)
+    seconds = 0.0
+    for node in (node for graph in module.graphs for node in graph.nodes):
+        if not isinstance(node.op, (*ELEMENTWISE, Reshape)):
+            price = cost(node)
+            work = Work(price.flops, price.bytes_read, price.bytes_written, 0, compute_dtype(node))
+            seconds += limits.least(work).seconds
+    return seconds
+
+
+def nominal(target: Target) -> Limits:
+    """A machine like the target, from what is known without measuring it."""
+    flops = CYCLES * 2 * FMA_UNITS * target.lanes(DType.F32) * target.cores
+    quick = any(name in target.features for name in BYTE_PRODUCTS) or target.arch is Arch.CUDA
+    peaks = {"i8": 4 * flops} if quick else {}
+    return Limits(target.cores, flops, tuple(_levels(target)), peaks)
+
+
+def _levels(target: Target) -> Iterator[Level]:
+    for space in target.memory:
+        if space.name in BANDWIDTH and space.name != "dram":
+            shared = 1 if space.name == "l3" else target.cores
+            rate = BANDWIDTH[space.name] * CYCLES * target.cores
+            yield Level(space.name, space.size * shared, rate)
+    yield Level("dram", 1 << 62, BANDWIDTH["dram"] * CYCLES * target.cores)

@@ -1,0 +1,73 @@
+"""What each lossy pass changed and whether it paid, as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from optc.observers import PassRecord
+from optc.passes.quality import Scale
+from optc.payoff import Payoff, Verdict
+from optc.report.numbers import count_text, seconds_text
+
+HEADS = ("pass", "parameters", "multiply-adds", "latency, modelled", "lost", "did it pay?")
+
+
+@dataclass(frozen=True, slots=True)
+class PayoffRow:
+    """One pass, cell by cell as `HEADS` says."""
+
+    name: str
+    parameters: str
+    macs: str
+    latency: str
+    lost: str
+    verdict: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """In the order of `HEADS`."""
+        return (self.name, self.parameters, self.macs, self.latency, self.lost, self.verdict)
+
+
+def payoffs_of(records: Sequence[PassRecord]) -> tuple[Payoff, ...]:
+    """Those of the lossy passes that changed something."""
+    return tuple(record.payoff for record in records if record.payoff is not None)
+
+
+def payoff_rows(records: Sequence[PassRecord]) -> Iterator[PayoffRow]:
+    """A row a pass; what one pass lost is what it lost beyond those before it."""
+    for item in payoffs_of(records):
+        before, after = item.before, item.after
+        yield PayoffRow(
+            item.name,
+            _change(before.parameters, after.parameters),
+            _change(before.macs, after.macs),
+            f"{item.latency:.2f} times",
+            _lost(item),
+            item.verdict.value,
+        )
+
+
+def payoff_words(records: Sequence[PassRecord]) -> str:
+    """What did not pay, by name, and what knowing it took; empty when no lossy pass ran."""
+    payoffs = payoffs_of(records)
+    if not payoffs:
+        return ""
+    idle = [item.name for item in payoffs if item.verdict is Verdict.NOTHING]
+    words = f"did not pay: {', '.join(idle)}" if idle else "every lossy pass paid"
+    return f"{words} (judged in {seconds_text(sum(item.judging for item in payoffs))})"
+
+
+def _change(before: int, after: int) -> str:
+    if before == after:
+        return "="
+    share = f" ({100 * after / before - 100:+.0f} %)" if before else ""
+    return f"{count_text(after)}{share}"
+
+
+def _lost(item: Payoff) -> str:
+    if item.drop is None or item.after.lost is None:
+        return "no data"
+    points = item.after.lost.after.scale is Scale.POINTS
+    return f"{100 * item.drop:+.2f} {'points' if points else '% of the original'}"
