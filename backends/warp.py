@@ -126,6 +126,12 @@ OPTC_PRODUCT_BYTES(s8s8)
 OPTC_PRODUCT_BYTES(s8u8)
 OPTC_PRODUCT_BYTES(u8s8)
 OPTC_PRODUCT_BYTES(u8u8)
+/* Two numbers as the fragment of a product holds them: the first in the low half. */
+template <class T> OPTC_INLINE uint32_t optc_packed(float x, float y)
+{
+  T low(x), high(y);
+  return (uint32_t)*(unsigned short *)&low | (uint32_t)*(unsigned short *)&high << 16;
+}
 /* --- memory in vectors: whoever calls has asked optc_aligned before */
 OPTC_INLINE int optc_aligned(const void *place, int bytes)
 {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optc.backends.aot.names import literal
 from optc.backends.aot.nvrtc import DeviceImages
-from optc.backends.program import Call, Copy, DeviceCode, Launch, Program
+from optc.backends.program import Call, Copy, DeviceCode, Launch, Program, RunSegment
 
 CUBIN, PTX, SOURCE = "model.cubin", "model.ptx", "model.cu"
 
@@ -43,7 +43,7 @@ def declare_kernels(program: Program, code: DeviceCode, images: DeviceImages) ->
         f"enum {{ {', '.join(f'kernel_{symbol}' for symbol in shared) or 'no_kernels'} }};",
         *_kernel_tables(shared),
         *_images(images),
-        *_code(code, len(shared)),
+        *_code(code, len(shared), all(isinstance(step, RunSegment) for step in program.flow)),
         "",
     ]
 
@@ -100,7 +100,7 @@ def _images(images: DeviceImages) -> Iterator[str]:
         yield f'extern const uint8_t {name}[] __asm__("optc_{name}");'
 
 
-def _code(code: DeviceCode, kernels: int) -> list[str]:
+def _code(code: DeviceCode, kernels: int, straight: bool) -> list[str]:
     needed = capability(code)
     fields = {
         "major": str(needed.major),
@@ -108,6 +108,7 @@ def _code(code: DeviceCode, kernels: int) -> list[str]:
         "cubin": "cubin",
         "ptx": "ptx",
         "kernel_count": str(kernels),
+        "straight": str(int(straight)),
     }
     if kernels:
         fields |= {"kernels": "kernels", "shared_bytes": "shared_bytes"}

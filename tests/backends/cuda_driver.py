@@ -46,22 +46,28 @@ np.savez(places + "/outputs.npz", **{f"{i:04}": a for i, a in enumerate(outputs)
 
 @dataclass(frozen=True)
 class Emulation:
-    """What the stand-in pretends: a compute capability or "none", and bytes of device memory."""
+    """What the stand-in pretends: a compute capability or "none", bytes of device memory, graphs.
+
+    With `graphs` None the driver is one from before CUDA 11.4; False makes none of what it records.
+    """
 
     gpu: str = "8.0"
     memory: int | None = None
     log: Path | None = None
+    graphs: bool | None = True
 
     def environment(self, source: str) -> dict[str, str]:
         """Variables under which an artifact of `source` finds the stand-in and the kernels."""
         architecture = "80" if self.gpu == "none" else self.gpu.replace(".", "")
         found = {
-            "LD_LIBRARY_PATH": str(build_driver()),
+            "LD_LIBRARY_PATH": str(build_driver(graphs=self.graphs is not None)),
             "OPTC_EMULATED_KERNELS": str(library(source, f"sm_{architecture}")),
             "OPTC_EMULATED_GPU": self.gpu,
         }
         if self.memory is not None:
             found["OPTC_EMULATED_MEMORY"] = str(self.memory)
+        if self.graphs is False:
+            found["OPTC_EMULATED_GRAPHS_FAIL"] = "1"
         if self.log:
             found["OPTC_EMULATED_LOG"] = str(self.log)
         return {**os.environ, **found}
@@ -71,14 +77,15 @@ class RunFailed(Exception):
     """The process that ran an artifact failed; its text is what it wrote to stderr."""
 
 
-def build_driver() -> Path:
+def build_driver(*, graphs: bool = True) -> Path:
     """The folder of the stand-in, compiled once."""
-    source, streams = HERE / "driver.c", HERE / "streams.h"
+    sources = [HERE / name for name in ("driver.c", "streams.h", "graphs.h")]
     include = find_header()
     command = (*ZIG, "-target", "x86_64-linux-gnu.2.17", "-std=c11", "-O1", "-g0", "-fPIC")
     command += ("-shared", "-fno-sanitize=all", "-fvisibility=hidden", f"-I{include}")
     command += ("-Wall", "-Werror", "-Wl,-soname,libcuda.so.1")
-    text = repr(command).encode() + source.read_bytes() + streams.read_bytes()
+    command += () if graphs else ("-DWITHOUT_GRAPHS",)
+    text = repr(command).encode() + b"".join(source.read_bytes() for source in sources)
     key = hashlib.sha256(text).hexdigest()[:32]
     folder = CACHE / f"driver-{key}"
     if not folder.exists():
@@ -86,7 +93,7 @@ def build_driver() -> Path:
         with tempfile.TemporaryDirectory(dir=CACHE) as name:
             made = Path(name) / "made"
             made.mkdir()
-            inputs = (str(source), "-lpthread", "-ldl", "-o", str(made / "libcuda.so.1"))
+            inputs = (str(sources[0]), "-lpthread", "-ldl", "-o", str(made / "libcuda.so.1"))
             subprocess.run((*command, *inputs), check=True)
             try:
                 made.rename(folder)

@@ -1,55 +1,9 @@
 /* Runs a model on an NVIDIA GPU through the driver's library, which is looked for when an instance is
    made: nothing of CUDA is needed to build or to link this. */
-#define _GNU_SOURCE
-#include <dlfcn.h>
+#include "cuda_driver.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-
-#include "cuda.h"
-
-/* The driver's interface, as far as it is used: types and numbers are those of cuda.h. */
-typedef uint64_t address;
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, NO_DEVICE = 100 };
-enum { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 }; /* attributes of a device */
-enum { MAX_DYNAMIC_SHARED = 8 };                       /* an attribute of a function */
-enum { NON_BLOCKING = 1 };
-enum { JIT_ERROR_LOG = 5, JIT_ERROR_LOG_BYTES = 6 };
-enum { PLAIN_SHARED = 48 << 10 }; /* what a launch gets without asking for more */
-
-#define DRIVER_FUNCTIONS(X)                                                                         \
-    X(cuInit, (unsigned))                                                                           \
-    X(cuDriverGetVersion, (int *))                                                                  \
-    X(cuGetErrorString, (int, const char **))                                                       \
-    X(cuDeviceGetCount, (int *))                                                                    \
-    X(cuDeviceGet, (int *, int))                                                                    \
-    X(cuDeviceGetName, (char *, int, int))                                                          \
-    X(cuDeviceGetAttribute, (int *, int, int))                                                      \
-    X(cuDevicePrimaryCtxRetain, (void **, int))                                                     \
-    X(cuDevicePrimaryCtxRelease_v2, (int))                                                          \
-    X(cuCtxPushCurrent_v2, (void *))                                                                \
-    X(cuCtxPopCurrent_v2, (void **))                                                                \
-    X(cuStreamCreate, (void **, unsigned))                                                          \
-    X(cuStreamDestroy_v2, (void *))                                                                 \
-    X(cuStreamSynchronize, (void *))                                                                \
-    X(cuModuleLoadDataEx, (void **, const void *, unsigned, int *, void **))                        \
-    X(cuModuleUnload, (void *))                                                                     \
-    X(cuModuleGetFunction, (void **, void *, const char *))                                         \
-    X(cuFuncSetAttribute, (void *, int, int))                                                       \
-    X(cuMemAlloc_v2, (address *, size_t))                                                           \
-    X(cuMemFree_v2, (address))                                                                      \
-    X(cuMemcpyHtoDAsync_v2, (address, const void *, size_t, void *))                                \
-    X(cuMemcpyDtoHAsync_v2, (void *, address, size_t, void *))                                      \
-    X(cuMemcpyDtoDAsync_v2, (address, address, size_t, void *))                                     \
-    X(cuMemsetD8Async, (address, unsigned char, size_t, void *))                                    \
-    X(cuLaunchKernel, (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
-                       void *, void **, void **))
-
-#define DECLARE(name, parameters) int(*name) parameters;
-static struct {
-    void *library;
-    DRIVER_FUNCTIONS(DECLARE)
-} cu;
-static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 
 struct optc_rt_gpu {
     int device, call;
@@ -58,58 +12,19 @@ struct optc_rt_gpu {
     void **functions;
     address memory[4]; /* arena, state, weights, and inputs and outputs */
     uint8_t **ports;   /* where inputs, then outputs, lie on the device */
+    enum { FIRST_RUN, UNCAPTURED, CAPTURED, PLAIN } way;
+    void *graph;    /* the launches of a run, if CAPTURED */
+    uint64_t *runs; /* how often such a run goes through each segment */
 };
 
 enum { ARENA, STATE, WEIGHTS, PORTS };
 enum { PORT_ALIGNMENT = 256, MAX_OPERANDS = 256 };
-
-static const char *text_of(int error)
-{
-    const char *text = NULL;
-    if (cu.cuGetErrorString(error, &text) != SUCCESS || !text) text = "an error without a name";
-    return text;
-}
 
 static int failed(struct optc_rt_instance *m, int error, const char *what)
 {
     int code = error == OUT_OF_MEMORY ? OPTC_NO_MEMORY : OPTC_GPU_FAILED;
     return optc_rt_fail(code, "%s: %s: %s (error %d of the GPU's driver)", m->model->name, what, text_of(error),
                         error);
-}
-
-/* --- the library */
-static int load_driver(const char *model)
-{
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        return optc_rt_fail(OPTC_NO_GPU, "%s needs an NVIDIA driver: %s", model, dlerror());
-    /* POSIX has a function's address pass through void *. */
-#define FIND(name, parameters)                                                                              \
-    *(void **)(void *)&cu.name = dlsym(library, #name);                                                     \
-    if (!cu.name) {                                                                                         \
-        dlclose(library);                                                                                   \
-        return optc_rt_fail(OPTC_NO_GPU, "%s needs a newer NVIDIA driver: its libcuda.so.1 has no " #name, model); \
-    }
-    DRIVER_FUNCTIONS(FIND)
-    int error = cu.cuInit(0);
-    if (error != SUCCESS) {
-        int code = error == NO_DEVICE
-                       ? optc_rt_fail(OPTC_NO_GPU, "%s needs an NVIDIA GPU: the driver finds none", model)
-                       : optc_rt_fail(OPTC_NO_GPU, "%s needs an NVIDIA GPU: the driver does not start: %s (error %d)",
-                                      model, text_of(error), error);
-        dlclose(library);
-        return code;
-    }
-    cu.library = library; /* for good: the driver leaves threads behind */
-    return OPTC_OK;
-}
-
-static int open_driver(const char *model)
-{
-    pthread_mutex_lock(&opening);
-    int status = cu.library ? OPTC_OK : load_driver(model);
-    pthread_mutex_unlock(&opening);
-    return status;
 }
 
 /* --- the module */
@@ -287,6 +202,7 @@ static void cuda_close(struct optc_rt_instance *m)
     if (gpu->context && cu.cuCtxPushCurrent_v2(gpu->context) == SUCCESS) {
         for (int i = 0; i <= PORTS; ++i)
             if (gpu->memory[i]) cu.cuMemFree_v2(gpu->memory[i]);
+        if (gpu->graph) cu.cuGraphExecDestroy(gpu->graph);
         if (gpu->module) cu.cuModuleUnload(gpu->module);
         if (gpu->stream) cu.cuStreamDestroy_v2(gpu->stream);
         leave();
@@ -294,7 +210,65 @@ static void cuda_close(struct optc_rt_instance *m)
     if (gpu->context) cu.cuDevicePrimaryCtxRelease_v2(gpu->device);
     free(gpu->functions);
     free(gpu->ports);
+    free(gpu->runs);
     free(gpu);
+}
+
+/* --- a run as one graph: all addresses are this instance's own, so that it never changes */
+static void count_runs(struct optc_rt_instance *m, const uint64_t *more)
+{
+    for (int i = 0; i < m->model->segment_count; ++i) m->segment_runs[i] += more[i];
+}
+
+/* Runs the segments while nothing happens: what they counted is kept for those runs that do. */
+static int record(struct optc_rt_instance *m, void **graph)
+{
+    uint64_t *runs = m->gpu->runs;
+    int segments = m->model->segment_count;
+    for (int i = 0; i < segments; ++i) runs[i] = m->segment_runs[i];
+    int status = m->model->run(m);
+    for (int i = 0; i < segments; ++i) {
+        uint64_t before = runs[i];
+        runs[i] = m->segment_runs[i] - before;
+        m->segment_runs[i] = before;
+    }
+    int error = cu.cuStreamEndCapture(m->gpu->stream, graph);
+    return status == OPTC_OK && error == SUCCESS;
+}
+
+static void capture(struct optc_rt_instance *m)
+{
+    struct optc_rt_gpu *gpu = m->gpu;
+    void *graph = NULL;
+    gpu->way = PLAIN; /* what fails once is not tried again: the run itself says what is wrong */
+    gpu->runs = calloc((size_t)m->model->segment_count + 1, sizeof *gpu->runs);
+    if (!gpu->runs || cu.cuStreamBeginCapture_v2(gpu->stream, RELAXED) != SUCCESS) return;
+    if (record(m, &graph)) {
+        if (cu.cuGraphInstantiateWithFlags(&gpu->graph, graph, 0) == SUCCESS) gpu->way = CAPTURED;
+        else gpu->graph = NULL;
+    }
+    if (graph) cu.cuGraphDestroy(graph);
+}
+
+/* The first run asks for every launch, so that the driver has loaded all kernels before a capture. */
+static int run_first(struct optc_rt_instance *m)
+{
+    int status = m->model->run(m);
+    if (status == OPTC_OK && cu.graphs && m->model->gpu_code->straight) m->gpu->way = UNCAPTURED;
+    return status;
+}
+
+static int launch_all(struct optc_rt_instance *m)
+{
+    struct optc_rt_gpu *gpu = m->gpu;
+    if (m->profiling) return m->model->run(m); /* times every call */
+    if (gpu->way == FIRST_RUN) return run_first(m);
+    if (gpu->way == UNCAPTURED) capture(m);
+    if (gpu->way != CAPTURED) return m->model->run(m);
+    int error = cu.cuGraphLaunch(gpu->graph, gpu->stream);
+    if (error != SUCCESS) return failed(m, error, "its graph cannot be launched");
+    count_runs(m, gpu->runs);
+    return OPTC_OK;
 }
 
 static int cuda_run(struct optc_rt_instance *m, const void *const *inputs, void *const *outputs)
@@ -304,7 +278,7 @@ static int cuda_run(struct optc_rt_instance *m, const void *const *inputs, void 
     if (status != OPTC_OK) return status;
     for (int i = 0; error == SUCCESS && i < model->input_count; ++i)
         error = copy(m, m->inputs[i], inputs[i], model->inputs[i].bytes, OPTC_RT_IN);
-    if (error == SUCCESS) status = model->run(m);
+    if (error == SUCCESS) status = launch_all(m);
     for (int i = 0; error == SUCCESS && status == OPTC_OK && i < model->output_count; ++i)
         error = copy(m, outputs[i], m->outputs[i], model->outputs[i].bytes, OPTC_RT_OUT);
     int last = finish(m, error, "a run failed on the GPU");

@@ -8,6 +8,7 @@ struct optc_rt_gpu_code {
     int major, minor;        /* the oldest compute capability that takes it */
     const void *cubin, *ptx; /* for that major; text for those after it */
     int kernel_count;
+    int straight; /* no decision is read: every run is the same launches */
     const char *const *kernels;
     const int *shared_bytes; /* the most dynamic shared memory that a launch of each asks for */
 };

@@ -9,6 +9,7 @@ from tvm import te
 
 from optc.backends.kernel import Job, PackLike
 from optc.backends.program import Launch
+from optc.backends.tvm.cuda.attention import emit_attention
 from optc.backends.tvm.cuda.contraction import contraction_of, emit_contraction, tile_of
 from optc.backends.tvm.cuda.handwritten import emit_handwritten
 from optc.backends.tvm.cuda.rows import emit_rows
@@ -44,7 +45,7 @@ class CudaKernel:
 def task_of(body: Graph, symbol: str, target: Target) -> Task:
     """The launches of a body, not yet printed."""
     task = Task(body, symbol)
-    if emit_rows(task):
+    if emit_attention(task, body, target) is None or emit_rows(task):
         return task
     for step in task.steps():
         if isinstance(step.stage, te.ExternOp):

@@ -211,26 +211,54 @@ def _layouts(
 
 def _layout(contraction: Contraction, factor: Factor, dtype: str, order: Sequence[int]) -> Layout:
     """How a factor is read if the folded axes follow each other in `order`."""
-    step, width = contraction.step, width_of(dtype)
+    step = contraction.step
     axes, inner = axes_of(step.extents, "p"), axes_of(step.reduced, "k")
     value = step.source(None, factor.value, [a.var for a in axes], [a.var for a in inner])
     depth = [inner[n] for n in order if inner[n].extent > 1]
     own = [axes[n] for n in factor.axes]
+    return layout_of(value, dtype, own, depth, [*axes, *inner])
+
+
+def layout_of(
+    value: Expr,
+    dtype: str,
+    own: Sequence[Axis],
+    depth: Sequence[Axis],
+    axes: Sequence[Axis],
+    turns: bool = True,
+) -> Layout:
+    """How to read `value` of `axes` along `own`, a factor's, and `depth`, those that are folded.
+
+    Slices lie along the depth unless `turns` allows 16-bit elements to lie across it.
+    """
+    width = width_of(dtype)
     loads = walk([*own, *depth], lambda _: value).accesses
     along_depth = _ones(loads, -1) > _ones(loads, len(own) - 1)
-    computed = Layout(1, along_depth or width == 1, width == 2 and not along_depth)
+    turned = turns and width == 2 and not along_depth
+    computed = Layout(1, along_depth or width == 1, turned)
     parts = guarded_load(value, dtype)
     if parts is None or len(loads) != 1 or parts[1].source.dtype != dtype:
         return computed
     strides = loads[0].strides
     ways = [(depth, strides[len(own) :], True), (own, strides[: len(own)], False)]
-    for walked, steps, is_depth in ways[: 2 if width == 2 else 1]:
-        run = _run(walked, steps)
-        elements = math.prod(axis.extent for axis in run)
-        for vector in (nbytes // width for nbytes in _VECTORS if run):
-            if elements % vector == 0 and _aligned(*parts, run, vector, [*axes, *inner]):
-                return Layout(vector, is_depth, not is_depth, bool(parts[0]))
+    for walked, steps, is_depth in ways[: 2 if turns and width == 2 else 1]:
+        vector = _vector(parts, width, _run(walked, steps), axes)
+        if vector > 1:
+            return Layout(vector, is_depth, not is_depth, bool(parts[0]))
     return computed
+
+
+def _vector(
+    parts: tuple[list[Expr], TensorLoad], width: int, run: Sequence[Axis], axes: Sequence[Axis]
+) -> int:
+    """Elements that can be copied at once along some of the axes of a run, the last ones."""
+    for nbytes in _VECTORS:
+        vector = nbytes // width
+        for taken in range(len(run), 0, -1):
+            whole = math.prod(axis.extent for axis in run[:taken]) % vector == 0
+            if vector > 1 and whole and _aligned(*parts, run[:taken], vector, axes):
+                return vector
+    return 1
 
 
 def _ones(loads: Sequence[Access], axis: int) -> int:

@@ -8,7 +8,6 @@ so that the eight rows that ldmatrix reads at once lie in different banks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -17,15 +16,11 @@ from tvm.tirx import Buffer
 from optc.backends.tvm.cuda.contraction import Coordinates, Factor
 from optc.backends.tvm.cuda.grid import WARP, Grid, ceil_div, point_of
 from optc.backends.tvm.cuda.schemes import guarded
-from optc.backends.tvm.cuda.tensor_cores import (
-    Layout,
-    TensorPlan,
-    guarded_load,
-    narrowed,
-)
-from optc.backends.tvm.cuda.tensor_tiles import PAD, STEP
+from optc.backends.tvm.cuda.staging import Slices, address, call
+from optc.backends.tvm.cuda.tensor_cores import TensorPlan
+from optc.backends.tvm.cuda.tensor_tiles import STEP
 from optc.backends.tvm.dtypes import width_of
-from optc.backends.tvm.templates.loops import Code, as_index
+from optc.backends.tvm.templates.loops import as_index
 from optc.backends.tvm.templates.nest import unravel
 
 _THREADS = 256
@@ -50,158 +45,6 @@ def emit_tensor_product(plan: TensorPlan) -> None:
             code.store(whole, (0,), whole[0] + parts[(part, *point)])
         step.finish(code, point, [code.bind(whole[0], "sum")])
     step.task.add(grid)
-
-
-class _Side:
-    """One factor: its slices in shared memory, and how a block fills them."""
-
-    def __init__(
-        self, emission: _Emission, factor: Factor, layout: Layout, dtype: str, width: int
-    ) -> None:
-        self.emission, self.factor, self.layout, self.dtype = emission, factor, layout, dtype
-        self.width = width  # rows or columns of the tile
-        self.bytes = width_of(dtype)
-        self.depth = emission.tile.depth // self.bytes
-        self.extent = emission.contraction.size(factor.axes)
-        self.pad = PAD // self.bytes
-        self.pitch = width + self.pad if layout.turned else self.depth + self.pad
-        self.size = (self.depth if layout.turned else width) * self.pitch
-        stages = emission.tile.stages
-        self.shared = emission.grid.shared("slices", (stages * self.size,), dtype)
-        self.held: Buffer | None = None
-        self.aligned: Expr | None = None
-
-    def place(self, at: Expr, k: Expr) -> Expr:
-        """Where an element lies in its slice."""
-        return k * self.pitch + at if self.layout.turned else at * self.pitch + k
-
-    def turns(self) -> int:
-        """Vectors of a slice that each thread fetches."""
-        return ceil_div(self.width * self.depth, self.layout.vector * self.emission.grid.threads)
-
-    def each(self, code: Code, turn: Expr, body: Callable[[Expr, Expr], None]) -> None:
-        """`body(at, k)` for the vector that this thread fetches in a turn."""
-        vector, threads = self.layout.vector, self.emission.grid.threads
-        total = self.width * self.depth // vector
-        with guarded(
-            code, turn * threads + self.emission.grid.thread, total, self.turns() * threads
-        ) as place:
-            if self.layout.along_depth:
-                per_row = self.depth // vector
-                at, k = tirx.floordiv(place, per_row), tirx.floormod(place, per_row) * vector
-            else:
-                per_row = self.width // vector
-                k, at = tirx.floordiv(place, per_row), tirx.floormod(place, per_row) * vector
-            body(code.bind(at, "at"), code.bind(k, "k"))
-
-    def inside(self, start: Expr, at: Expr, depth: Expr, k: Expr) -> list[Expr]:
-        """What must hold for a point of the slice to be one of the factor."""
-        conditions = []
-        if self.extent % self.width:
-            conditions.append(start + at < self.extent)
-        if self.emission.k % self.depth:
-            conditions.append(depth + k < self.emission.k)
-        return conditions
-
-    def value(self, start: Expr, at: Expr, depth: Expr, k: Expr) -> Expr:
-        """The element in the dtype that tensor cores take."""
-        return narrowed(self.emission.at.element(self.factor, start + at, depth + k), self.dtype)
-
-    def fetch(self, start: Expr, slice: Expr, stage: Expr) -> None:
-        """Ask for a slice: copies that nobody waits for, or elements that are held."""
-        code = self.emission.code
-        depth = code.bind(slice * self.depth, "depth")
-        if self.layout.vector == 1:
-            self._hold(code, start, depth)
-            return
-        if self.aligned is None:
-            raise AssertionError("alignment is asked for before the loop")
-        with code.when(self.aligned):
-            with code.unrolled("turn", self.turns()) as turn:
-                self.each(code, turn, lambda at, k: self._copy(code, start, at, depth, k, stage))
-        with code.otherwise(self.aligned), code.loop("turn", self.turns()) as turn:
-            self.each(code, turn, lambda at, k: self._copy_each(code, start, at, depth, k, stage))
-
-    def ask_alignment(self) -> None:
-        """Whether the factor's address lets vectors be copied, computed once."""
-        if self.layout.vector == 1:
-            return
-        code, zero = self.emission.code, as_index(0)
-        load = self._load(zero, zero, zero, zero)[1]
-        base = tirx.address_of(tirx.BufferLoad(load.source, [zero] * len(load.source.shape)))
-        nbytes = as_index(self.layout.vector * self.bytes)
-        asked = tirx.call_extern("int32", "optc_aligned", base, nbytes)
-        home = code.scratch("aligned", (1,), "int32")
-        code.store(home, (0,), asked)
-        self.aligned = tirx.NE(home[0], as_index(0))
-
-    def _load(self, start: Expr, at: Expr, depth: Expr, k: Expr):  # type: ignore[no-untyped-def]
-        found = guarded_load(
-            self.emission.at.element(self.factor, start + at, depth + k), self.dtype
-        )
-        assert found is not None
-        return found
-
-    def _copy(self, code: Code, start: Expr, at: Expr, depth: Expr, k: Expr, stage: Expr) -> None:
-        conditions, load = self._load(start, at, depth, k)
-        conditions = [*self.inside(start, at, depth, k), *conditions]
-        inside = tirx.Cast("int32", tirx.all(*conditions)) if conditions else as_index(1)
-        place = stage * self.size + self.place(at, k)
-        target = tirx.address_of(tirx.BufferLoad(self.shared, [place]))
-        name = f"optc_copy_{self.layout.vector * self.bytes}"
-        call = tirx.call_extern("void", name, target, tirx.address_of(load), inside)
-        code.add(tirx.Evaluate(call))
-
-    def _copy_each(
-        self, code: Code, start: Expr, at: Expr, depth: Expr, k: Expr, stage: Expr
-    ) -> None:
-        with code.loop("e", self.layout.vector) as e:
-            here = (at, k + e) if self.layout.along_depth else (at + e, k)
-            self._store(code, stage, *here, start, depth)
-
-    def _store(self, code: Code, stage: Expr, at: Expr, k: Expr, start: Expr, depth: Expr) -> None:
-        place = stage * self.size + self.place(at, k)
-        for inside, context in self._cases(code, start, at, depth, k):
-            with context:
-                value = self.value(start, at, depth, k) if inside else self.zero
-                code.store(self.shared, (place,), value)
-
-    def _cases(self, code: Code, start: Expr, at: Expr, depth: Expr, k: Expr):  # type: ignore[no-untyped-def]
-        ragged = self.inside(start, at, depth, k)
-        condition = tirx.all(*ragged) if ragged else tirx.const(True, "bool")
-        return code.cases(condition, (1, True), (len(ragged), False))
-
-    @property
-    def zero(self) -> Expr:
-        """Nothing, as the slices hold it."""
-        return tirx.Cast(self.dtype, tirx.const(0.0 if self.bytes == 2 else 0, "float32"))
-
-    def _hold(self, code: Code, start: Expr, depth: Expr) -> None:
-        assert self.held is not None
-        with code.unrolled("turn", self.turns()) as turn:
-
-            def keep(at: Expr, k: Expr) -> None:
-                for inside, context in self._cases(code, start, at, depth, k):
-                    with context:
-                        value = self.value(start, at, depth, k) if inside else self.zero
-                        code.store(self.held, (turn,), value)
-
-            self.each(code, turn, keep)
-
-    def put(self, stage: Expr) -> None:
-        """Elements that were held go to shared memory."""
-        code = self.emission.code
-        if self.layout.vector > 1:
-            return
-        held = self.held
-        assert held is not None
-        with code.unrolled("turn", self.turns()) as turn:
-
-            def store(at: Expr, k: Expr) -> None:
-                place = stage * self.size + self.place(at, k)
-                code.store(self.shared, (place,), held[turn])
-
-            self.each(code, turn, store)
 
 
 class _Emission:
@@ -230,11 +73,22 @@ class _Emission:
         down = tile.m // tile.rows
         self.warp_row = code.bind(tirx.floormod(warp, down) * tile.rows, "warp_row")
         self.warp_column = code.bind(tirx.floordiv(warp, down) * tile.columns, "warp_column")
-        left, right = plan.layouts
-        self.left = _Side(self, contraction.left, left, plan.dtypes[0], tile.m)
-        self.right = _Side(self, contraction.right, right, plan.dtypes[1], tile.n)
+        self.left = self._slices(contraction.left, 0, tile.m)
+        self.right = self._slices(contraction.right, 1, tile.n)
         self.sides = ((self.left, self.row), (self.right, self.column))
         self.down, self.across = tile.rows // 16, tile.columns // 8
+
+    def _slices(self, factor: Factor, place: int, width: int) -> Slices:
+        dtype, tile = self.plan.dtypes[place], self.tile
+        return Slices(
+            self.grid,
+            lambda at, k: self.at.element(factor, at, k),
+            dtype,
+            self.plan.layouts[place],
+            (width, tile.depth // width_of(dtype)),
+            (self.contraction.size(factor.axes), self.k),
+            tile.stages,
+        )
 
     def run(self) -> None:
         """Fill the pipeline, then a slice after the other; at the end the sums go to memory."""
@@ -249,33 +103,29 @@ class _Emission:
         if slices % self.plan.splits:
             count = code.bind(tirx.min(as_index(each), slices - first), "count")
         for side, _ in self.sides:
-            side.ask_alignment()
-            if side.layout.vector == 1:
-                side.held = code.scratch("held", (side.turns(),), side.dtype)
+            side.prepare()
         bases = self._bases()
         with code.loop("stage", stages - 1) as stage:
             self._fetch(stage, count, first, stage)
             self._put(stage, count, stage)
-            self._call("optc_commit")
+            call(code, "optc_commit")
         with code.loop("slice", count) as slice:
             ahead = slice + (stages - 1)
             stage = code.bind(tirx.floormod(ahead, stages), "stage")
-            self._call(f"optc_wait<{stages - 2}>")
+            call(code, f"optc_wait<{stages - 2}>")
             self.grid.sync()
             self._fetch(ahead, count, first, stage)
-            self._call("optc_commit")
+            call(code, "optc_commit")
             self.multiply(bases, tirx.floormod(slice, stages), sums)
             self._put(ahead, count, stage)
         self.drain(sums)
         self.step.task.add(self.grid)
 
-    def _call(self, name: str) -> None:
-        self.code.add(tirx.Evaluate(tirx.call_extern("void", name)))
-
     def _fetch(self, slice: Expr, count: Expr | int, first: Expr, stage: Expr) -> None:
         with self.code.when(slice < count):
+            depth = self.code.bind((first + slice) * self.left.depth, "depth")
             for side, start in self.sides:
-                side.fetch(start, first + slice, stage)
+                side.fetch(start, depth, stage)
 
     def _put(self, slice: Expr, count: Expr | int, stage: Expr) -> None:
         if all(side.layout.vector > 1 for side, _ in self.sides):
@@ -326,13 +176,16 @@ class _Emission:
                 with code.unrolled("i", count) as i:
                     place = stage * side.size + base + side.place(i * 16, kk * step)
                     name = "optc_turned_matrices" if side.layout.turned else "optc_matrices"
-                    self._on(name, _at(fragments, i * 4), _at(side.shared, place))
+                    call(code, name, address(fragments, i * 4), address(side.shared, place))
             with code.unrolled("i", self.down) as i, code.unrolled("j", self.across) as j:
                 place = (i * self.across + j) * 4
-                self._on(self.plan.product, _at(sums, place), _at(a, i * 4), _at(b, j * 2))
-
-    def _on(self, name: str, *places: Expr) -> None:
-        self.code.add(tirx.Evaluate(tirx.call_extern("void", name, *places)))
+                call(
+                    code,
+                    self.plan.product,
+                    address(sums, place),
+                    address(a, i * 4),
+                    address(b, j * 2),
+                )
 
     def drain(self, sums: Buffer) -> None:
         """Write the warp's sums, with what is fused behind them: PTX ISA 9.7.14.5.8."""
@@ -357,7 +210,3 @@ class _Emission:
             self.step.finish(self.code, point, [value])
         else:
             self.code.store(self.parts, (self.part, *point), value)
-
-
-def _at(buffer: Buffer, place: Expr) -> Expr:
-    return tirx.address_of(tirx.BufferLoad(buffer, [place]))

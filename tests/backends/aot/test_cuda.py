@@ -184,7 +184,70 @@ def test_it_runs_from_c_and_leaves_nothing_behind(
     )
     assert done.returncode == 0, done.stderr
     assert "first outputs: 0 4 8 12\n" in done.stdout
-    assert log.read_text().splitlines()[-1] == "released: 0 allocations, 0 modules, 0 streams left"
+    assert (
+        log.read_text().splitlines()[-1]
+        == "released: 0 allocations, 0 modules, 0 streams, 0 graphs left"
+    )
+
+
+def _calls(build: Build, log: Path, program: Program, calls: int, graphs: bool | None) -> list[str]:
+    """What the driver was asked for, of which the launches; outputs are those of a single call."""
+    emulation = Emulation(log=log, graphs=graphs)
+    once = run_artifact(build(program), SOURCE, [X][: len(program.inputs)])
+    often = run_artifact(
+        build(program), SOURCE, [X][: len(program.inputs)], calls=calls, emulation=emulation
+    )
+    if not program.states:
+        assert all(map(np.array_equal, once, often))
+    asked = log.read_text().splitlines()
+    assert asked[-1] == "released: 0 allocations, 0 modules, 0 streams, 0 graphs left"
+    return [line for line in asked if line.startswith(("launch", "graph", "misuse"))]
+
+
+def test_runs_after_the_first_are_one_graph(build: Build, tmp_path: Path) -> None:
+    asked = _calls(build, tmp_path / "log", programs.adder(), 4, True)
+    launches = asked[:2]
+    assert [line.split()[1] for line in launches] == ["add", "twice"]
+    graph = "graph: 3 operations"  # two launches and a copy
+    assert asked == [*launches, "graph: recording", *launches, graph, graph, graph]
+
+
+def test_states_follow_through_graphs(build: Build, tmp_path: Path) -> None:
+    emulation = Emulation(log=tmp_path / "log")
+    found = run_artifact(build(programs.counter()), SOURCE, [], calls=5, emulation=emulation)
+    assert [int(a[0]) for a in found] == [46, 5, 46, 5]
+    assert (tmp_path / "log").read_text().count("graph: 6 operations") == 4
+
+
+@pytest.mark.parametrize("graphs", [None, False])
+def test_a_driver_that_makes_no_graphs_is_asked_for_launches(
+    build: Build, tmp_path: Path, graphs: bool | None
+) -> None:
+    asked = _calls(build, tmp_path / "log", programs.adder(), 3, graphs)
+    recorded = graphs is False  # once, and not tried again
+    assert asked.count("graph: recording") == recorded
+    assert sum(line.startswith("launch: add") for line in asked) == 3 + recorded
+    assert not [line for line in asked if "operations" in line]
+
+
+def test_a_flow_that_reads_a_flag_is_not_captured(build: Build, tmp_path: Path) -> None:
+    asked = _calls(build, tmp_path / "log", programs.early_exit(), 3, True)
+    assert sum(line.startswith("launch: above") for line in asked) == 3
+    assert not [line for line in asked if line.startswith("graph")]
+
+
+def test_calls_are_counted_and_timed_beside_graphs(build: Build) -> None:
+    text = """
+x = np.arange(1024, dtype=np.float32)
+artifact = load(sys.argv[1])
+for _ in range(4): artifact(x)
+print(artifact.segment_runs())
+print(artifact.profile(x, runs=3).segment_runs)
+artifact(x)
+print(artifact.segment_runs())
+"""
+    lines = _script(text, build(programs.adder())).splitlines()
+    assert lines == ["{'main': 4}", "{'main': 3}", "{'main': 4}"]
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,17 @@ struct operation {
     size_t bytes;
     struct operation *next;
 };
+struct CUgraph_st {
+    struct operation *first, **end;
+    int count;
+};
 struct CUstream_st {
     struct operation *first, **end;
+    CUgraph capture; /* what is recorded, nothing of which is done */
+    int broken;      /* by a call that a capture does not bear */
 };
 struct CUctx_st {
-    int retained, allocations, modules, streams;
+    int retained, allocations, modules, streams, graphs;
 };
 struct held {
     CUcontext context;
@@ -199,8 +205,8 @@ EXPORT CUresult CUDAAPI cuDevicePrimaryCtxRelease_v2(CUdevice device)
     if (device != DEVICE) return CUDA_ERROR_INVALID_DEVICE;
     pthread_mutex_lock(&lock);
     if (--context.retained == 0) {
-        note("released: %d allocations, %d modules, %d streams left", context.allocations, context.modules,
-             context.streams);
+        note("released: %d allocations, %d modules, %d streams, %d graphs left", context.allocations,
+             context.modules, context.streams, context.graphs);
     }
     return leave(CUDA_SUCCESS);
 }
@@ -324,3 +330,6 @@ EXPORT CUresult CUDAAPI cuMemFree_v2(CUdeviceptr memory)
 }
 
 #include "streams.h"
+#ifndef WITHOUT_GRAPHS
+#include "graphs.h"
+#endif

@@ -32,10 +32,28 @@ EXPORT CUresult CUDAAPI cuStreamDestroy_v2(CUstream stream)
     return leave(CUDA_SUCCESS);
 }
 
+static void append(CUgraph graph, const struct operation *operation)
+{
+    struct operation *kept = malloc(sizeof *kept);
+    *kept = *operation;
+    kept->next = NULL;
+    *graph->end = kept;
+    graph->end = &kept->next;
+    ++graph->count;
+}
+
 static CUresult queue(CUstream stream, struct operation operation)
 {
     CUresult error = enter();
     if (error != CUDA_SUCCESS) return error;
+    if (stream->capture) {
+        if (operation.kind == IN || operation.kind == OUT) { /* a program copies outside of it */
+            stream->broken = 1;
+            return leave(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        }
+        append(stream->capture, &operation);
+        return leave(CUDA_SUCCESS);
+    }
     struct operation *kept = malloc(sizeof *kept);
     *kept = operation;
     if (kept->kind == IN) { /* the caller may change its bytes as soon as this returns */
@@ -112,6 +130,10 @@ EXPORT CUresult CUDAAPI cuStreamSynchronize(CUstream stream)
 {
     CUresult error = enter();
     if (error != CUDA_SUCCESS) return error;
+    if (stream->capture) {
+        stream->broken = 1;
+        return leave(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    }
     while (stream->first) {
         if (error == CUDA_SUCCESS) error = do_now(stream->first);
         drop(stream);
