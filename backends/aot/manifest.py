@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from optc.backends.aot.launches import capability
+from optc.backends.aot.memory_facts import describe_memory
 from optc.backends.aot.names import identifier
 from optc.backends.aot.stream_plan import process_bytes
 from optc.backends.program import (
@@ -58,7 +58,7 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
         "peak_bytes": program.peak_bytes,
         "process_bytes": process_bytes(program),
         **_stream(program),
-        "arena": {"held": [asdict(item) for item in program.held], "steps": list(program.steps)},
+        "memory_map": describe_memory(program),
         "weights_digest": f"{weights_digest:016x}",
         "segments": [
             {"name": segment.name, "calls": [_call(call) for call in segment.calls]}

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from optc.cli.options import cache_folder, capture_options, is_artifact, read_module
 from optc.cli.terminal import console, plain_table, styled
+from optc.ir.diagnostics import error
 from optc.report.numbers import bytes_text, count_text, place_text, seconds_text, shape_text
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ ROWS = 30  # of the node table, unless --all
 @click.option(
     "--memory", is_flag=True, help="What lies in memory: weights, activations, states, the largest."
 )
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="MAP.svg",
+    help="With --memory, of an artifact: the memory map as a picture.",
+)
 @click.option("--all", "everything", is_flag=True, help=f"Every node, not the costliest {ROWS}.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
 def inspect_command(
@@ -35,6 +43,7 @@ def inspect_command(
     unsafe_load: bool,
     example: Path | None,
     memory: bool,
+    output: Path | None,
     everything: bool,
     as_json: bool,
 ) -> None:
@@ -43,7 +52,15 @@ def inspect_command(
     Takes a model (.pt2), a graph in text form, or an artifact (a folder or a .optc file). Nodes
     that come from a line of your source show it.
     """
+    if output is not None and not (memory and is_artifact(path)):
+        raise error(
+            "E0703",
+            "the memory map is of an artifact",
+            help=f"optc inspect --memory out/ -o {output}",
+        )
     if is_artifact(path):
+        if output is not None:
+            _write_map(path, output)
         _inspect_artifact(path, memory, everything, as_json)
         return
     from optc.inspect import inspect_module
@@ -169,6 +186,25 @@ def _inspect_artifact(path: Path, memory: bool, everything: bool, as_json: bool)
         )
 
 
+def _write_map(path: Path, output: Path) -> None:
+    from optc.bundle import open_bundle
+    from optc.ir.output import check_writable, replace_file
+    from optc.report.memory_map import MemoryMap, map_svg
+
+    manifest = open_bundle(path, cache_folder() / "artifacts").manifest
+    facts = manifest.get("memory_map")
+    if facts is None:
+        raise error(
+            "E0511", f"{path} has no memory map: it is of an older optc", help="compile it again"
+        )
+    window = int(manifest.get("stream", {}).get("window_bytes", 0))
+    drawn = MemoryMap.of(facts, int(manifest["arena_bytes"]), window)
+    check_writable(output)
+    with replace_file(output) as aside:
+        title = f"{manifest['name']}: {bytes_text(manifest['peak_bytes'])} at most"
+        aside.write_text(map_svg(drawn, title, alone=True), encoding="utf-8")
+
+
 def _files(files: Mapping[str, Any]) -> Table:
     table = plain_table("file", "size", "sha256", numbers=("size",))
     graphs = {name: entry for name, entry in files.items() if name.startswith("graphs/")}
@@ -183,16 +219,22 @@ def _files(files: Mapping[str, Any]) -> Table:
 
 def _artifact_memory(manifest: Mapping[str, Any]) -> Table:
     table = plain_table("memory", "bytes", "", numbers=("bytes",))
-    table.add_row(
-        "weights", bytes_text(manifest["weights_bytes"]), "read only, mapped from weights.bin"
-    )
+    plan = manifest.get("stream")
+    if plan is None:
+        how, held = "read only, mapped from weights.bin", manifest["weights_bytes"]
+    else:
+        how = f"of {bytes_text(manifest['weights_bytes'])}: a window, what stays, and picked rows"
+        held = plan["window_bytes"] + plan["pinned_bytes"] + plan["table_rows_bytes"]
+    table.add_row("weights", bytes_text(held), how)
     table.add_row(
         "arena",
         bytes_text(manifest["arena_bytes"]),
         "activations and workspaces, one block for each instance",
     )
     table.add_row("states", bytes_text(manifest["state_bytes"]), "kept from call to call")
-    table.add_row("peak", bytes_text(manifest["peak_bytes"]), "all of it, inputs and outputs apart")
+    ports = sum(port["bytes"] for kind in ("inputs", "outputs") for port in manifest[kind])
+    table.add_row("inputs, outputs", bytes_text(ports), "the caller's buffers")
+    table.add_row("peak", bytes_text(manifest["peak_bytes"]), "all of it; code and process apart")
     return table
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
+from optc.backends.aot.memory_facts import describe_memory
 from optc.backends.program import Call, Program
 from optc.inspect import ModuleFacts, inspect_module
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.module import Module
 from optc.ir.targets.target import Target
 from optc.observers import PassRecord
+from optc.report.memory_map import STYLE, MemoryMap, culprit_rows, map_svg
 from optc.report.numbers import bytes_text, count_text
 from optc.report.payoff import HEADS, payoff_rows
 from optc.report.quality import quality_rows
@@ -69,6 +71,8 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    window = program.stream.window if program.stream is not None else 0
+    drawn = MemoryMap.of(describe_memory(program), program.arena_bytes, window)
     text = files("optc.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         name=source.name,
@@ -85,6 +89,9 @@ def render(
         remarks=_remarks(diagnostics),
         quality=quality,
         quality_rows=list(quality_rows(quality)) if quality is not None else [],
+        memory_map=map_svg(drawn),
+        culprits=culprit_rows(drawn),
+        map_style=STYLE,
     )
 
 
