@@ -25,6 +25,7 @@ from optc.passes.fusion.fuse import Fuse
 from optc.passes.layout.assign_layout import AssignLayout
 from optc.passes.memory.reorder_nodes import ReorderNodes
 from optc.passes.pipeline import Pipeline
+from optc.passes.precision.unpack_nibbles import UnpackNibbles
 from optc.passes.standard import CANONICALIZE, LOWER, RAISE
 from optc.payoff import Payoffs, spread
 
@@ -85,6 +86,7 @@ def passes_of(options: Options) -> tuple[Pass, ...]:
         *LOWER,  # decompose what no kernel takes
         AssignLayout(),  # channels last where it pays
         *CANONICALIZE,  # what layouts and the user's passes left behind
+        UnpackNibbles(),  # 4-bit weights, two in a byte
         Fuse(),  # nodes into tasks, one kernel each
         ReorderNodes(),  # in an order that needs less memory at once
     )

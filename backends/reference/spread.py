@@ -70,10 +70,11 @@ class Spread:
         elif exponent > self._exponent:
             self._widen(exponent - self._exponent)
             self._exponent = exponent
-        # Each side by itself: tiny numbers would lose their sign in `x + reach`.
-        x, reach = x.double(), 2.0**self._exponent
-        self._counts[_HALF:] += torch.histc(x[x >= 0], _HALF, 0.0, reach)
-        self._counts[:_HALF] += torch.histc(-x[x < 0], _HALF, 0.0, reach).flip(0)
+        # A power of two scales exactly, and each side is cut off towards zero: numbers too tiny for
+        # a bin of their own keep their side.
+        places = (x.double() * (_HALF / 2.0**self._exponent)).int() + _HALF - (x < 0).int()
+        found = np.bincount(places.numpy(), minlength=BINS)
+        self._counts += torch.from_numpy(found)
 
     def _widen(self, doublings: int) -> None:
         """Merge neighbouring bins, each side of zero by itself."""
