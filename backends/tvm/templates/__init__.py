@@ -11,10 +11,12 @@ from optc.backends.tvm.templates.generic import Generic
 from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
 from optc.backends.tvm.templates.pool import Pooling
 from optc.backends.tvm.templates.rows import Rows
+from optc.backends.tvm.templates.weight_only import WeightOnly
 
 GENERIC = Generic.name
 # Ordered from the most particular to the one that takes everything.
 TEMPLATES: tuple[Template, ...] = (
+    WeightOnly(),
     Gemm(),
     Depthwise(),
     Convolution(),
