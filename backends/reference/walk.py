@@ -101,11 +101,10 @@ class ReferenceWalk:
         fixed = {v: to_tensor(self._constants[v]) for v in node.inputs if v in self._constants}
         with torch.no_grad():
             for call in range(self._calls):
-                yield run_node(node, [fixed.get(v, self._tensor(v, call)) for v in node.inputs])
+                given = (fixed[v] if v in fixed else self._tensor(v, call) for v in node.inputs)
+                yield run_node(node, list(given))
 
-    def _tensor(self, value: Value, call: int) -> torch.Tensor | None:
-        if value in self._constants:
-            return None
+    def _tensor(self, value: Value, call: int) -> torch.Tensor:
         return to_tensor(constant(self._values[value][call, ...], value.type.dtype))
 
     def _room(self, value: Value) -> Array:

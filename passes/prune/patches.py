@@ -7,6 +7,7 @@ them as are asked for, at places drawn at random (He, Zhang and Sun 2017 take te
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +50,9 @@ def inputs_at(node: Node, array: Array, places: Places) -> Rows:
     sample, *spatial = np.unravel_index(places, output.shape[:-1])
     offsets = np.unravel_index(np.arange(math.prod(kernel)), kernel)
     steps = zip(spatial, offsets, op.stride, op.dilation, strict=True)
-    index = tuple(
+    inner = [
         place[:, None] * stride + inside * dilation for place, inside, stride, dilation in steps
-    )
-    windows = x[(sample[:, None], slice(None), *index)]  # [places, kernel, channels]
+    ]
+    index: tuple[Any, ...] = (sample[:, None], slice(None), *inner)
+    windows: Rows = x[index]  # [places, kernel, channels]
     return windows.transpose(0, 2, 1).reshape(len(places), op.groups, -1)

@@ -92,8 +92,8 @@ class Equations:
         pull[:, :-1] = ridge * scale[:, None]
         pull += 1e-9 * (scale[:, None] + self.rows)  # what is never used stays as it is
         left = self.products + np.eye(count) * pull[:, :, None]
-        found = np.linalg.solve(left, self.targets + pull[:, :, None] * old)
-        weight = found[:, :-1].transpose(0, 2, 1).reshape(layer.weight.shape)
+        found: Floats = np.linalg.solve(left, self.targets + pull[:, :, None] * old)
+        weight: Floats = found[:, :-1].transpose(0, 2, 1).reshape(layer.weight.shape)
         return weight, found[:, -1].reshape(-1)
 
 
