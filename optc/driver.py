@@ -324,3 +324,5 @@ def _lock(
     if evidence is not None:
         record["data"] = evidence.record()
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
+    if options.memory is not None:
+        record["memory"] = options.memory
