@@ -92,7 +92,8 @@ class Equations:
         pull[:, :-1] = ridge * scale[:, None]
         pull += 1e-9 * (scale[:, None] + self.rows)  # what is never used stays as it is
         left = self.products + np.eye(count) * pull[:, :, None]
-        found: Floats = np.linalg.solve(left, self.targets + pull[:, :, None] * old)
+        right = self.targets + pull[:, :, None] * old
+        found: Floats = np.linalg.solve(left, right).astype(np.float64, copy=False)
         weight: Floats = found[:, :-1].transpose(0, 2, 1).reshape(layer.weight.shape)
         return weight, found[:, -1].reshape(-1)
 
