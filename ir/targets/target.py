@@ -19,11 +19,12 @@ class Arch(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MemorySpace:
-    """A level of memory: bytes, and bytes per second when known (0: unknown)."""
+    """A level of memory: bytes; bytes per second and seconds of latency when known (0: unknown)."""
 
     name: str
     size: int
     bandwidth: float = 0.0
+    latency: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from optc.ir.cost import cost, reads
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.ops import Reshape
-from optc.ir.targets.target import Target
+from optc.ir.targets.target import MemorySpace, Target
 from optc.passes.memory.joins import aliases, joins_of, origin
 
 CLOCK = 2.5e9  # nominal cycles per second
@@ -118,10 +118,10 @@ def machine_of(target: Target, fast: str, slow: str, capacity: int = 0) -> Machi
     spaces = {space.name: space for space in target.memory}
 
     def tier(name: str, size: int) -> Tier:
-        space = spaces.get(name)
         bandwidth, latency = NOMINAL[name]
-        known = space.bandwidth if space is not None and space.bandwidth else bandwidth
-        return Tier(name, size or (space.size if space is not None else 0), known, latency)
+        space = spaces.get(name, MemorySpace(name, 0))
+        rates = space.bandwidth or bandwidth, space.latency or latency
+        return Tier(name, size or space.size, *rates)
 
     return Machine(tier(fast, capacity), tier(slow, 1 << 62), rate)
 

@@ -12,6 +12,7 @@ import pytest
 from optc.backends.program import Held
 from optc.ir.diagnostics import OptcError
 from optc.memory import culprits, parse_size
+from optc.runtime import load
 from tests.cli.conftest import Optc
 
 WIDTH, LAYERS, ROWS = 512, 12, 20_000
@@ -127,3 +128,54 @@ def test_the_map_is_a_picture_of_what_the_manifest_says(optc: Optc, model: Path)
 def test_culprits_are_those_of_the_worst_step() -> None:
     held = [Held("a", 0, 5, 0, 1), Held("b", 5, 9, 1, 2), Held("c", 0, 7, 2, 3)]
     assert [value.name for value in culprits(held)] == ["b", "c"]
+
+
+def early() -> str:
+    """Two stages of six layers each, and a way out between them."""
+    kind = f"1x{WIDTH}xf32"
+
+    def stage(name: str, seed: int, results: str, more: str = "") -> str:
+        lines = [f"  graph @{name}(%a0: {kind}) {{"]
+        for i in range(6):
+            lines += [
+                f"    %w{i} = constant {{seed={seed + i}}} : {WIDTH}x{WIDTH}xf32",
+                f"    %l{i} = linear(%a{i}, %w{i}) : {kind}",
+                f"    %a{i + 1} = tanh(%l{i}) : {kind}",
+            ]
+        return "\n".join([*lines, more, f"    return {results}", "  }"])
+
+    leave = (
+        "    %zero = constant {splat=0.0} : f32\n"
+        "    %sum = reduce_sum(%a6) {axes=(0, 1)} : f32\n"
+        "    %leave = greater(%sum, %zero) : bool"
+    )
+    return "\n".join(
+        [
+            "module @early {",
+            f"  input x : {kind}",
+            f"  output y : {kind}",
+            "  flow {",
+            "    h, leave, e = run @first(x)",
+            "    exit_if leave return e",
+            "    y = run @second(h)",
+            "  }",
+            stage("first", 0, "%a6, %leave, %a3", leave),
+            stage("second", 50, "%a6"),
+            "}",
+        ]
+    )
+
+
+def test_the_window_follows_a_model_that_exits_early(optc: Optc, tmp_path: Path) -> None:
+    path = tmp_path / "early.optc"
+    path.write_text(early())
+    for out, size in (("mapped", "64MB"), ("streamed", "8MB")):
+        result = optc("compile", path, "-o", out, "--memory", size, "--no-bench")
+        assert (result.code, result.diagnostics) == (0, [])
+    with load("mapped") as mapped, load("streamed") as streamed:
+        for seed in range(30):
+            x = np.random.default_rng(seed).standard_normal((1, WIDTH)).astype(np.float32)
+            assert np.array_equal(mapped(x), streamed(x))
+        runs = streamed.segment_runs()
+        assert runs == mapped.segment_runs()
+        assert 0 < runs["second"] < runs["first"] == 30
