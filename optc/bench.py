@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,7 @@ class Report:
     load_seconds: float
     peak_bytes: int
     weights_bytes: int = 0  # that a run goes through
+    ways: Mapping[str, int] = field(default_factory=dict)  # of the timed runs, by exit
 
     def against(self, limits: Limits) -> Report:
         """The same times against other limits."""
@@ -142,7 +143,10 @@ def bench(
     """Run `warmup` times, `runs` times for the percentiles, then with a clock at every kernel."""
     if warmup:
         artifact.bench(**inputs, runs=warmup)
+    before = artifact.exit_runs()
     whole = Percentiles.of(artifact.bench(**inputs, runs=runs))
+    ways = {name: count - before[name] for name, count in artifact.exit_runs().items()}
+    ways = {**ways, "end": runs - sum(ways.values())} if ways else {}
     clocked = max(3, min(runs, 50))
     start = time.perf_counter()
     profile = artifact.profile(**inputs, runs=clocked)
@@ -151,7 +155,10 @@ def bench(
     weights = int(artifact.manifest["weights_bytes"])
     rows = kernel_rows(profile.kernels, limits, weights)
     peak = int(artifact.manifest["peak_bytes"])
-    return Report(artifact.name, threads, whole, rows, limits, outside, load_seconds, peak, weights)
+    report = Report(
+        artifact.name, threads, whole, rows, limits, outside, load_seconds, peak, weights
+    )
+    return replace(report, ways=ways)
 
 
 def kernel_rows(

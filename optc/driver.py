@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from optc.backends.tvm.cuda.kernel import CudaKernelBuilder
     from optc.backends.tvm.kernel import KernelBuilder
     from optc.memory import Fit
+    from optc.passes.early_exit.plan import ExitPlan
     from optc.quality.evidence import DataRequest, Evidence, Measured
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
@@ -74,6 +75,7 @@ class Compiled:
     seconds: Mapping[str, float]  # by stage
     quality: Measured | None = None  # on held-out data, where there was data
     fit: Fit | None = None  # in the memory budget, where there was one
+    exits: tuple[ExitPlan, ...] = ()  # what passes decided about leaving early
     passes: tuple[PassRecord, ...] = ()  # every run of a pass; of lossy ones, whether it paid
 
 
@@ -128,13 +130,18 @@ def compile_module(
             lowered,
             lambda jobs: builder.build(jobs, lambda done: clock.tick("kernels", done, len(jobs))),
             target,
-            {"optc": version("optc"), "model": module_digest(module)[:16]},
+            {
+                "optc": version("optc"),
+                "model": module_digest(module)[:16],
+                **{key: text for plan in context.exits for key, text in plan.metadata().items()},
+            },
         )
     program, fit = _fitted(program, options)
     diagnostics = (*context.diagnostics, *builder.diagnostics)
     quality = _measure(evidence, lowered, program, options, clock) if evidence else None
     with clock.stage("package"):
-        page = render(module, lowered, program, target, times.records, diagnostics, quality)
+        exits = tuple(context.exits)
+        page = render(module, lowered, program, target, times.records, diagnostics, quality, exits)
         extra = {
             **history.files(module),
             "lock.json": _lock(module, target, options, passes, recorded, evidence),
@@ -150,6 +157,7 @@ def compile_module(
         clock.seconds,
         quality,
         fit,
+        exits,
         passes=tuple(times.records),
     )
 
@@ -319,10 +327,10 @@ def _lock(
         "seed": options.seed,
         "tools": {name: version(name) for name in tools},
     }
+    if options.memory is not None:
+        record["memory"] = options.memory
     if recorded is not None:
         record["tuned"] = {"digest": recorded.digest, "knobs": recorded.chosen}
     if evidence is not None:
         record["data"] = evidence.record()
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
-    if options.memory is not None:
-        record["memory"] = options.memory

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from optc.ir.constant import Constant
 from optc.ir.diagnostics import (
@@ -32,6 +32,9 @@ from optc.ir.verify import verify
 from optc.passes.calibration import Calibration
 from optc.passes.lineage import Lineage
 from optc.passes.quality import Judge
+
+if TYPE_CHECKING:
+    from optc.passes.early_exit.plan import ExitPlan
 
 
 class Effect(Enum):
@@ -65,11 +68,18 @@ class PassContext:
     observers: tuple[Observer, ...] = ()  # a pass made of passes runs these around each of them
     calibration: Calibration | None = None  # the user's data, where there is any
     judge: Judge | None = None  # the user's metric, or agreement with the original
+    exits: list[ExitPlan] = field(default_factory=list)  # what passes decided, for the reports
     lineage: Lineage = field(default_factory=Lineage)  # what passes removed, for those that mend
 
     def remark(self, code: str, message: str, loc: Loc = NOWHERE) -> None:
         """Say why something was or was not done; equal remarks are kept once."""
         finding = Diagnostic(code, message, Severity.REMARK, loc)
+        if finding not in self.diagnostics:
+            self.diagnostics.append(finding)
+
+    def warn(self, code: str, message: str, loc: Loc = NOWHERE, help: str = "") -> None:
+        """Say what the user should know before they use the result; equal warnings once."""
+        finding = Diagnostic(code, message, Severity.WARNING, loc, help=help)
         if finding not in self.diagnostics:
             self.diagnostics.append(finding)
 

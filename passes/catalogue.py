@@ -48,10 +48,11 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "quantize-weights": "optc.passes.precision.quantize_weights:QuantizeWeights",
         "integerize": "optc.passes.precision.integerize:Integerize",
         "unpack-nibbles": "optc.passes.precision.unpack_nibbles:UnpackNibbles",
+        "insert-exits": "optc.passes.early_exit.insert_exits:InsertExits",
         "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
-        "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",
         "map-memory": "optc.passes.memory.map_memory:MapMemory",
+        "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",
     }
 )  # fmt: skip
 GROUP = "optc.passes"

@@ -10,7 +10,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from math import isnan
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from optc.ir.module import Module
 
@@ -110,6 +113,17 @@ class Judge(Protocol):
     @property
     def budget(self) -> float | None:
         """The largest drop that the user accepts, in the unit of `Difference.drop`."""
+
+    @property
+    def output(self) -> str:
+        """The output that the metric reads."""
+
+    def losses(
+        self, output: NDArray[Any], original: NDArray[Any], labels: NDArray[Any] | None
+    ) -> NDArray[np.float64]:
+        """What each sample loses, -1 to 1, where `output` stands for the `original`'s [samples,
+        ...]. Raises E0745 for a metric that is no mean of right answers.
+        """
 
     def quality(self, module: Module, part: Part = Part.HELD_OUT) -> Quality:
         """The metric of a module whose inputs and outputs are those of the original."""

@@ -12,7 +12,14 @@ import click
 
 from optc.bench import KernelRow, Report, bench
 from optc.cli.inputs import read_arrays
-from optc.cli.options import cache_folder, check_memory, memory_option, threads_option
+from optc.cli.options import (
+    apply_threshold,
+    cache_folder,
+    check_memory,
+    memory_option,
+    threads_option,
+    threshold_option,
+)
 from optc.cli.terminal import console, plain_table, styled
 from optc.inputs import random_arrays
 from optc.ir.targets.detect import host_with
@@ -51,6 +58,7 @@ WORTH = 0.01  # share of the time below which a clock's step is as long as the k
     metavar="FILE.npz",
     help="Inputs by name; without it they are random.",
 )
+@threshold_option()
 @click.option("--all", "everything", is_flag=True, help="Every kernel call, not the longest 20.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
 def bench_command(
@@ -60,6 +68,7 @@ def bench_command(
     threads: int,
     memory: int | None,
     source: Path | None,
+    threshold: str | None,
     everything: bool,
     as_json: bool,
 ) -> None:
@@ -76,6 +85,7 @@ def bench_command(
         inputs = read_arrays(source) if source is not None else random_arrays(model.inputs, 0)
         built_for = model.manifest["target"]
         host = host_with(built_for["features"])
+        apply_threshold(model, threshold)
         count = threads or host.cores
         limits = Limits.unknown(1) if "gpu" in built_for else limits_of(host, count, cache_folder())
         report = bench(
@@ -129,6 +139,9 @@ def show_report(report: Report, most: int) -> None:
         out.print(_kernels(report, most))
     share = report.limit_seconds / report.kernel_seconds if report.kernel_seconds else 0.0
     of_limit = f", {share:.0%} of the limit" if report.limits.known else ""
+    if report.ways:
+        ways = ", ".join(f"{name} {runs}" for name, runs in report.ways.items())
+        out.print(f"ways out of {sum(report.ways.values())} timed runs: {ways}")
     out.print(
         f"kernels: {len(report.kernels)} calls, {seconds_text(report.kernel_seconds)} a run"
         f"{of_limit}; between kernels {seconds_text(report.outside_seconds)}"

@@ -339,6 +339,7 @@ def _show_findings(compiled: Compiled, remarks: bool) -> None:
 
 def _latency(compiled: Compiled, target: Target, wanted: bool) -> Latency:
     from optc.bench import Percentiles
+    from optc.exits import measure_paths
     from optc.inputs import random_arrays
     from optc.report.summary import Latency
     from optc.runtime import load
@@ -352,7 +353,10 @@ def _latency(compiled: Compiled, target: Target, wanted: bool) -> Latency:
             inputs = random_arrays(model.inputs, 0)
             first = float(model.bench(**inputs, runs=2).min()) * 1e-9
             runs = max(5, min(RUNS, int(SECONDS / max(first, 1e-9))))
-            return Latency(Percentiles.of(model.bench(**inputs, runs=runs)), target.cores)
+            whole = Percentiles.of(model.bench(**inputs, runs=runs))
+            counts = compiled.quality.exits if compiled.quality is not None else {}
+            paths = measure_paths(model, inputs, counts, runs) if counts else None
+            return Latency(whole, target.cores, paths=paths)
     except OptcError as problem:
         return Latency(None, reason=problem.diagnostics[0].message)
 

@@ -12,6 +12,7 @@ import click
 
 from optc.cli.data import data_options
 from optc.cli.options import (
+    apply_threshold,
     cache_folder,
     capture_options,
     check_memory,
@@ -19,6 +20,7 @@ from optc.cli.options import (
     memory_option,
     read_module,
     threads_option,
+    threshold_option,
 )
 from optc.cli.progress import Progress
 from optc.cli.terminal import console, plain_table
@@ -61,6 +63,7 @@ class Subject:
 )
 @threads_option()
 @memory_option("Refuse an artifact that needs more.")
+@threshold_option()
 @capture_options
 def eval_command(
     model: Path,
@@ -69,6 +72,7 @@ def eval_command(
     part: str | None,
     threads: int,
     memory: int | None,
+    threshold: str | None,
     shape: str,
     unsafe_load: bool,
     example: Path | None,
@@ -80,7 +84,7 @@ def eval_command(
     capture = (shape, unsafe_load, example)
     with Progress() as progress:
         progress("reading", 0, 0)
-        with _subject(model, threads, *capture) as subject:
+        with _subject(model, threads, *capture, threshold=threshold) as subject:
             progress("data", 0, 0)
             data, metric = _data(subject, request, against)
             chosen = _part(part, data, subject)
@@ -95,17 +99,25 @@ def eval_command(
 
 @contextmanager
 def _subject(
-    path: Path, threads: int, shape: str, unsafe_load: bool, example: Path | None
+    path: Path,
+    threads: int,
+    shape: str,
+    unsafe_load: bool,
+    example: Path | None,
+    threshold: str | None = None,
 ) -> Iterator[Subject]:
     from optc.quality.runners import artifact_runner, ports_of, reference
     from optc.runtime import load
 
     if not is_artifact(path):
+        if threshold is not None:
+            raise error("E0766", f"--threshold is for artifacts, {path} is a model")
         module = read_module(path, shape, unsafe_load, example)
         ports = ports_of(module.inputs), ports_of(module.outputs)
         yield Subject(reference(module), *ports, "")
         return
     with load(path, threads=threads, cache=cache_folder() / "artifacts") as artifact:
+        apply_threshold(artifact, threshold)
         run = artifact_runner(artifact)
         yield Subject(run, artifact.inputs, artifact.outputs, _learnt(artifact.path))
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from optc.cache import default_cache
 from optc.ir.diagnostics import error
 from optc.ir.module import Module
+
+if TYPE_CHECKING:
+    from optc.runtime import Artifact
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -69,6 +72,24 @@ def threads_option() -> Decorator:
         metavar="N",
         help="Threads to run with; 0 takes one for each physical core.",
     )
+
+
+def threshold_option() -> Decorator:
+    """`--threshold` of commands that run an artifact."""
+    return click.option(
+        "--threshold",
+        metavar="T[,T...]",
+        help="Thresholds of exits: one for all or one for each, a number, `never` or `always`; "
+        "without it those it was compiled with.",
+    )
+
+
+def apply_threshold(artifact: Artifact, text: str | None) -> None:
+    """Set what `--threshold` says, if anything; raises E0766."""
+    from optc.exits import parse_thresholds, set_thresholds
+
+    if text is not None:
+        set_thresholds(artifact, parse_thresholds(text))
 
 
 def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optc.cli.inputs import read_arrays, write_arrays
-from optc.cli.options import cache_folder, check_memory, memory_option, threads_option
+from optc.cli.options import (
+    apply_threshold,
+    cache_folder,
+    check_memory,
+    memory_option,
+    threads_option,
+    threshold_option,
+)
 from optc.cli.terminal import console, plain_table
 from optc.inputs import call, random_arrays
 from optc.ir.diagnostics import error
@@ -43,6 +50,7 @@ from optc.runtime import load
 )
 @threads_option()
 @memory_option("Refuse an artifact that needs more.")
+@threshold_option()
 def run_command(
     artifact: Path,
     source: Path | None,
@@ -50,6 +58,7 @@ def run_command(
     seed: int | None,
     threads: int,
     memory: int | None,
+    threshold: str | None,
 ) -> None:
     """Run ARTIFACT, a folder or a .optc file, once on the inputs of a .npz file, or random ones."""
     if (source is None) == (seed is None):
@@ -61,10 +70,15 @@ def run_command(
         inputs = (
             read_arrays(source) if source is not None else random_arrays(model.inputs, seed or 0)
         )
+        apply_threshold(model, threshold)
         results = call(model, inputs)
+        left = [name for name, count in model.exit_runs().items() if count]
+        exits = bool(model.exits)
     if output is not None:
         write_arrays(output, results)
     _show(results)
+    if exits:
+        console().print(f"left by {left[0]}" if left else "went to the end: no exit was taken")
 
 
 def _show(results: Mapping[str, NDArray[Any]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from optc.data.dataset import Dataset, Given, open_dataset
 from optc.data.split import Split
+from optc.exits import counted
 from optc.ir.diagnostics import Diagnostic, OptcError, Severity, error
 from optc.ir.module import Module
 from optc.passes.calibration import Calibration
@@ -23,6 +24,7 @@ from optc.quality.metrics import Accuracy, Against, Agreement, MeanSquaredError,
 from optc.quality.runners import artifact_runner, ports_of, reference
 from optc.runtime import load
 
+NO_EXITS: Mapping[str, int] = {}
 CLASSIFIED = (Accuracy, Agreement, Perplexity)  # their outputs are scores of classes
 
 
@@ -51,6 +53,7 @@ class Measured:
     against: str  # what both were judged by
     ran: str  # `the artifact`, or why the reference did
     data: Mapping[str, Any] = field(default_factory=dict)
+    exits: Mapping[str, int] = field(default_factory=dict)  # calls by the way they went
 
     @property
     def verdict(self) -> Verdict | None:
@@ -117,7 +120,9 @@ class Evidence:
             return self.measure_module(module, problem.diagnostics[0].message, progress)
         with artifact:
             run = artifact_runner(artifact)
-            return self._measured(self.judge.compare_run(run, progress=progress), "the artifact")
+            found = self.judge.compare_run(run, progress=progress)
+            exits = counted(artifact, self.data.part(Part.HELD_OUT).calls)
+            return self._measured(found, "the artifact", exits)
 
     def measure_module(
         self, module: Module, reason: str, progress: Progress | None = None
@@ -127,9 +132,11 @@ class Evidence:
         found = self.judge.compare_run(run, progress=progress)
         return self._measured(found, f"the compiled graph in PyTorch: {reason}")
 
-    def _measured(self, difference: Difference, ran: str) -> Measured:
+    def _measured(
+        self, difference: Difference, ran: str, exits: Mapping[str, int] = NO_EXITS
+    ) -> Measured:
         against = self.rule.against.value
-        return Measured(difference, self.request.budget, against, ran, self.record())
+        return Measured(difference, self.request.budget, against, ran, self.record(), exits)
 
     def record(self) -> dict[str, Any]:
         """What it takes to ask the same again, but for the samples themselves."""

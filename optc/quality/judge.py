@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import IO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optc.data.dataset import Dataset
+from optc.ir.diagnostics import error
 from optc.ir.module import Module
 from optc.passes.calibration import Batch, Batches
 from optc.passes.quality import Difference, Part, Quality
-from optc.quality.metrics import Against, Array, Metric
+from optc.quality.metrics import Accuracy, Against, Agreement, Array, Metric
 from optc.quality.runners import Runner, reference
 from optc.quality.tally import Rows, Tally
 
@@ -90,9 +92,30 @@ class DataJudge:
         return self.rule.label
 
     @property
+    def output(self) -> str:
+        """The output that the metric reads."""
+        return self.rule.output
+
+    @property
     def budget(self) -> float | None:
         """The largest drop that the user accepts."""
         return self._budget
+
+    def losses(self, output: Array, original: Array, labels: Array | None) -> NDArray[np.float64]:
+        """What each sample loses, for metrics that count right answers."""
+        if not isinstance(self.rule, Accuracy | Agreement):
+            raise error(
+                "E0745",
+                f"{self.rule.label} is no mean of right answers, which exits are chosen by",
+                help="--metric accuracy, top5 or agreement",
+            )
+        found, before = {self.rule.output: output}, {self.rule.output: original}
+        truth = labels
+        if truth is None or self.rule.against is Against.ORIGINAL:
+            truth = self.rule.truth_of(before)
+        (x, y), (x_before, _) = self.rule.rows(found, truth), self.rule.rows(before, truth)
+        lost: NDArray[np.float64] = (x_before - x) / np.where(y > 0, y, 1.0)
+        return lost
 
     def quality(self, module: Module, part: Part = Part.HELD_OUT) -> Quality:
         """The metric of a module, run by the reference."""

@@ -20,6 +20,7 @@ from optc.ir.diagnostics import Diagnostic
 from optc.ir.module import Module
 from optc.ir.targets.target import Target
 from optc.observers import PassRecord
+from optc.report.exits import exit_lines, picture
 from optc.report.memory_map import STYLE, MemoryMap, culprit_rows, map_svg
 from optc.report.numbers import bytes_text, count_text
 from optc.report.payoff import HEADS, payoff_rows
@@ -27,6 +28,7 @@ from optc.report.quality import quality_rows
 from optc.report.summary import size_rows
 
 if TYPE_CHECKING:
+    from optc.passes.early_exit.plan import ExitPlan
     from optc.quality.evidence import Measured
 
 
@@ -59,6 +61,7 @@ def render(
     passes: Sequence[PassRecord],
     diagnostics: Sequence[Diagnostic],
     quality: Measured | None = None,
+    exits: Sequence[ExitPlan] = (),
 ) -> str:
     """The page, ending in a newline; equal inputs give equal text."""
     before, after = inspect_module(source), inspect_module(module)
@@ -68,11 +71,11 @@ def render(
         "state_bytes": program.state_bytes,
         "peak_bytes": program.peak_bytes,
     }
+    window = program.stream.window if program.stream is not None else 0
+    drawn = MemoryMap.of(describe_memory(program), program.arena_bytes, window)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    window = program.stream.window if program.stream is not None else 0
-    drawn = MemoryMap.of(describe_memory(program), program.arena_bytes, window)
     text = files("optc.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         name=source.name,
@@ -86,12 +89,13 @@ def render(
         ops=_histograms(before, after),
         kernels=_kernels(program),
         memory=_memory(program),
-        remarks=_remarks(diagnostics),
-        quality=quality,
-        quality_rows=list(quality_rows(quality)) if quality is not None else [],
         memory_map=map_svg(drawn),
         culprits=culprit_rows(drawn),
         map_style=STYLE,
+        remarks=_remarks(diagnostics),
+        exits=[(plan, exit_lines(plan, quality), picture(plan)) for plan in exits],
+        quality=quality,
+        quality_rows=list(quality_rows(quality)) if quality is not None else [],
     )
 
 

@@ -11,6 +11,7 @@ from optc.inspect import ModuleFacts
 from optc.report.numbers import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
+    from optc.exits import Paths
     from optc.memory import Fit
     from optc.quality.evidence import Measured
 
@@ -31,6 +32,7 @@ class Latency:
     whole: Percentiles | None
     threads: int = 0
     reason: str = ""
+    paths: Paths | None = None  # of a model with exits
 
 
 def size_rows(before: ModuleFacts, after: ModuleFacts, memory: Mapping[str, int]) -> Iterator[Row]:
@@ -60,6 +62,7 @@ def closing_rows(
     fit: Fit | None = None,
 ) -> Iterator[Row]:
     """The whole table: sizes, then what was measured in this run."""
+    from optc.report.exits import path_rows
     from optc.report.quality import quality_rows
 
     keys = ("arena_bytes", "weights_bytes", "state_bytes", "peak_bytes")
@@ -71,7 +74,10 @@ def closing_rows(
     )
     stages = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
     yield Row("compile time", "", f"{seconds_text(sum(seconds.values()))} ({stages})")
-    yield Row("latency", "", _latency(latency))
+    if latency.paths is None:
+        yield Row("latency", "", _latency(latency))
+    else:
+        yield from path_rows(latency.paths)
     if quality is not None:
         yield from quality_rows(quality)
 
