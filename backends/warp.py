@@ -137,13 +137,39 @@ OPTC_INLINE int optc_aligned(const void *place, int bytes)
 {
   return ((uint64_t)place & (uint64_t)(bytes - 1)) == 0;
 }
+template <int N> struct optc_vector {
+  typedef uint4 type;
+};
+template <> struct optc_vector<4> {
+  typedef uint32_t type;
+};
+template <> struct optc_vector<8> {
+  typedef uint2 type;
+};
+template <int N> OPTC_INLINE void optc_load(void *registers, const void *place)
+{
+  typedef typename optc_vector<N>::type part;
+  for (int i = 0; i < N / (int)sizeof(part); ++i) {
+    part item = ((const part *)place)[i];
+    memcpy((char *)registers + i * sizeof(part), &item, sizeof(part));
+  }
+}
+template <int N> OPTC_INLINE void optc_store(void *place, const void *registers)
+{
+  typedef typename optc_vector<N>::type part;
+  for (int i = 0; i < N / (int)sizeof(part); ++i) {
+    part item;
+    memcpy(&item, (const char *)registers + i * sizeof(part), sizeof(part));
+    ((part *)place)[i] = item;
+  }
+}
 template <class T> struct alignas(2 * sizeof(T)) optc_pair {
   T x, y;
 };
-template <class T> OPTC_INLINE void optc_store_pair(T *place, T x, T y)
+template <class T, class U> OPTC_INLINE void optc_store_pair(T *place, U x, U y)
 {
   optc_pair<T> both;
-  both.x = x, both.y = y;
+  both.x = T(x), both.y = T(y);
   *(optc_pair<T> *)place = both;
 }
 #endif

@@ -88,14 +88,18 @@ class Kernels:
         arrays: Sequence[NDArray[Any]],
         shared_bytes: int = 0,
         order: Order = Order.FORWARD,
+        shift: int = 0,
     ) -> None:
-        """Runs a grid on `arrays`, dense ones; raises Misuse with a sentence."""
+        """Runs a grid on `arrays`, dense ones; raises Misuse with a sentence.
+
+        Operands lie `shift` bytes behind a multiple of 16.
+        """
         count = self.library.emulated_operands(symbol.encode())
         if count != len(arrays):
             raise Misuse(f"{symbol} takes {count} operands, not {len(arrays)}; -1: no such kernel")
         text = ctypes.create_string_buffer(1024)
         with self.lock:
-            places = [self._place(array) for array in arrays]
+            places = [self._place(array, shift) for array in arrays]
             try:
                 status = self.library.emulated_launch(
                     symbol.encode(),
@@ -113,11 +117,12 @@ class Kernels:
                     self._take(symbol, index, array, place)
             finally:
                 for place in places:
-                    self.library.emulated_free(ctypes.c_void_p(place))
+                    self.library.emulated_free(ctypes.c_void_p(place - shift))
 
-    def _place(self, array: NDArray[Any]) -> int:
+    def _place(self, array: NDArray[Any], shift: int) -> int:
         assert array.flags.c_contiguous, "a dense array is needed"
-        place = self.library.emulated_alloc(ctypes.c_size_t(array.nbytes), ctypes.c_size_t(16))
+        size = ctypes.c_size_t(array.nbytes + shift)
+        place = self.library.emulated_alloc(size, ctypes.c_size_t(16)) + shift
         ctypes.memmove(place, array.ctypes.data, array.nbytes)
         return int(place)
 

@@ -18,8 +18,10 @@ from optc.backends.tvm.cuda.source import write_source
 from optc.backends.tvm.cuda.task import Step, Task
 from optc.backends.tvm.cuda.tensor_cores import TensorPlan, plan_of
 from optc.backends.tvm.cuda.tensor_emission import emit_tensor_product
+from optc.backends.tvm.cuda.vectors import elementwise_in_vectors
 from optc.backends.tvm.dtypes import nbytes_of
 from optc.backends.tvm.naming import symbol_of
+from optc.backends.tvm.templates.plan import Miss
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.graph import Graph
 from optc.ir.targets.target import Target
@@ -61,7 +63,8 @@ def _emit(step: Step, target: Target) -> None:
     if 0 in step.extents:
         return
     if step.fold is None:
-        elementwise(step)
+        if isinstance(elementwise_in_vectors(step), Miss):
+            elementwise(step)
         return
     contraction = contraction_of(step)
     if contraction is None:

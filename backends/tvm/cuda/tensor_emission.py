@@ -8,6 +8,8 @@ so that the eight rows that ldmatrix reads at once lie in different banks.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -192,21 +194,82 @@ class _Emission:
         code, tile = self.code, self.tile
         group = code.bind(tirx.floordiv(self.lane, 4), "group")
         pair = code.bind(tirx.floormod(self.lane, 4) * 2, "pair")
+        paired = self._pairs_are_neighbours()
+        aligned = [self._aligned(goal) for goal in self._goals()] if paired else []
         with code.unrolled("i", self.down) as i, code.unrolled("high", 2) as high:
             row = self.row + self.warp_row + i * 16 + high * 8 + group
-            with guarded(code, row, self.m, self.row_tiles * tile.m) as row:
+            with (
+                guarded(code, row, self.m, self.row_tiles * tile.m) as row,
+                code.unrolled("j", self.across) as j,
+            ):
                 known = self.at.spread(self.contraction.left.axes, row)
-                with code.unrolled("j", self.across) as j, code.unrolled("e", 2) as e:
-                    column = self.column + self.warp_column + j * 8 + pair + e
-                    with guarded(code, column, self.n, self.column_tiles * tile.n) as column:
-                        other = self.at.spread(self.contraction.right.axes, column)
-                        place = (i * self.across + j) * 4 + high * 2 + e
-                        self.write(self.at.point(known | other), sums[place])
+                column = self.column + self.warp_column + j * 8 + pair
+                place = (i * self.across + j) * 4 + high * 2
+                if paired:
+                    with self._column(column) as at:
+                        self._write_pair(known, at, (sums[place], sums[place + 1]), aligned)
+                else:
+                    with code.unrolled("e", 2) as e, self._column(column + e) as at:
+                        for goal, index, value in self._finished(known, at, sums[place + e]):
+                            code.store(goal, index, value)
 
-    def write(self, point: list[Expr], value: Expr) -> None:
-        """A sum to where it belongs."""
+    def _pairs_are_neighbours(self) -> bool:
+        """Whether a lane's two columns, the first of them even, lie side by side in the results."""
+        extents, axes = self.step.extents, self.contraction.right.axes
+        if any(goal.dtype == "bool" for goal in self._goals()):
+            return False  # TVM's printer gives bools no address
+        return bool(axes) and axes[-1] == len(extents) - 1 and extents[-1] % 2 == 0
+
+    def _column(self, column: Expr) -> AbstractContextManager[Expr]:
+        return guarded(self.code, column, self.n, self.column_tiles * self.tile.n)
+
+    def _goals(self) -> list[Buffer]:
+        """Where sums end up: the stage's results, or parts of them."""
+        if self.parts is not None:
+            return [self.parts]
+        stage, task = self.step.stage, self.step.task
+        return [task.goal_of(stage.output(n)) for n in range(stage.num_outputs)]
+
+    def _finished(
+        self, known: Mapping[int, Expr], column: Expr, value: Expr
+    ) -> list[tuple[Buffer, list[Expr], Expr]]:
+        """What becomes of a sum: buffers, indices and values, with all that is fused behind it."""
+        point = self.at.point({**known, **self.at.spread(self.contraction.right.axes, column)})
         value = self.code.bind(value, "sum")
-        if self.parts is None:
-            self.step.finish(self.code, point, [value])
-        else:
-            self.code.store(self.parts, (self.part, *point), value)
+        if self.parts is not None:
+            return [(self.parts, [self.part, *point], value)]
+        found: list[tuple[Buffer, list[Expr], Expr]] = []
+
+        def keep(number: int, index: Sequence[Expr], result: Expr) -> None:
+            found.append((self._goals()[number], list(index), self.code.bind(result, "result")))
+
+        self.step.finish(self.code, point, [value], keep)
+        return found
+
+    def _aligned(self, goal: Buffer) -> Expr:
+        """Whether pairs of a result can be written at once."""
+        zero = as_index(0)
+        base = tirx.address_of(tirx.BufferLoad(goal, [zero] * len(goal.shape)))
+        home = self.code.scratch("pairs", (1,), "int32")
+        nbytes = as_index(2 * width_of(goal.dtype))
+        self.code.store(home, (0,), tirx.call_extern("int32", "optc_aligned", base, nbytes))
+        return tirx.NE(home[0], zero)
+
+    def _write_pair(
+        self,
+        known: Mapping[int, Expr],
+        column: Expr,
+        values: tuple[Expr, Expr],
+        aligned: Sequence[Expr],
+    ) -> None:
+        """Two neighbours, at once where the result's address allows it."""
+        code = self.code
+        first = self._finished(known, column, values[0])
+        second = self._finished(known, column + 1, values[1])
+        for whole, (goal, index, x), (_, beside, y) in zip(aligned, first, second, strict=True):
+            with code.when(whole):
+                place = tirx.address_of(tirx.BufferLoad(goal, index))
+                call(code, "optc_store_pair", place, x, y)
+            with code.otherwise(whole):
+                code.store(goal, index, x)
+                code.store(goal, beside, y)

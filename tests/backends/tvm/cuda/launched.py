@@ -30,9 +30,16 @@ class Launched:
         self.emulated = emulate("\n".join([PREAMBLE, *sources]), target.cpu)
 
     def __call__(
-        self, number: int, inputs: Sequence[Tensor], order: Order = Order.FORWARD
+        self,
+        number: int,
+        inputs: Sequence[Tensor],
+        order: Order = Order.FORWARD,
+        shift: int = 0,
     ) -> list[Tensor]:
-        """Outputs of the `number`-th body; inputs are held to stay as they are."""
+        """Outputs of the `number`-th body; inputs are held to stay as they are.
+
+        Everything lies `shift` bytes behind a multiple of 16.
+        """
         kernel, body = self.kernels[number], self.bodies[number]
         held = [_bytes(tensor.clone()) for tensor in inputs]
         for array in held:
@@ -45,7 +52,7 @@ class Launched:
         operands = [*held, *map(_bytes, outputs), *scratch]
         for launch in kernel.launches:
             arrays = [operands[place] for place in launch.operands]
-            self.emulated.launch(launch.symbol, launch.grid, launch.block, arrays, 0, order)
+            self.emulated.launch(launch.symbol, launch.grid, launch.block, arrays, 0, order, shift)
         return outputs
 
 

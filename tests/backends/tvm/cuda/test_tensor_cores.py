@@ -140,6 +140,10 @@ FUSED: dict[str, Case] = {
         ],
         quantized,
     ),
+    "bools": body(
+        types(DType.F16, (20, 24), (16, 24), (16,), (20, 16)),
+        lambda b, x, w, c, y: b.emit(ew.Less(), linear(b, x, w, c), b.emit(ew.Abs(), y)),
+    ),
     "split": body(types(DType.F16, (30, 2049), (26, 2049), (26,)), linear),
     "conv": body(
         types(DType.F16, (2, 12, 11, 13), (24, 12, 3, 3)),
@@ -165,6 +169,7 @@ def test_what_is_fused_around_products() -> None:
         assert len(kernels.kernels[number].launches) == LAUNCHES.get(name, 1), name
         for order in Order:
             case.compare(number, kernels(number, case.inputs(number), order), name)
+        case.compare(number, kernels(number, case.inputs(number), shift=8), f"{name}, shifted")
 
 
 def test_every_tile(monkeypatch: pytest.MonkeyPatch) -> None:
