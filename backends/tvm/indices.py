@@ -108,7 +108,12 @@ class _Simplifier:
         buffer = item.source if isinstance(item, TensorLoad) else item.buffer
         place, *rest = indices
         for index, extent in zip(rest, buffer.shape[1:], strict=True):
-            place = place * extent + index
+            place = place * extent
+            # TVM reads neighbours by one load only where the index is a ramp itself.
+            if isinstance(index, tirx.Ramp):
+                place = tirx.Ramp(place + index.base, index.stride, index.lanes)
+            else:
+                place = place + index
         return [place]
 
     def _simple(self, index: Expr) -> Expr:
