@@ -160,8 +160,24 @@ def _linear(_: Linear, inputs: Types, outputs: Types) -> int:
     return 2 * outputs[0].elements * inputs[0].shape[-1] + _bias(inputs, outputs)
 
 
-def _conv(_: Conv, inputs: Types, outputs: Types) -> int:
-    return 2 * outputs[0].elements * math.prod(inputs[1].shape[1:]) + _bias(inputs, outputs)
+def _conv(op: Conv, inputs: Types, outputs: Types) -> int:
+    """Multiply-adds with numbers: what a tap reads of the padding is left out by every kernel."""
+    x, weight, y = inputs[0], inputs[1], outputs[0]
+    taps = 1
+    for axis, stride, (low, _), dilation, kernel in zip(
+        spatial_axes(x.rank, op.channels_last), op.stride, op.padding, op.dilation,
+        weight.shape[2:], strict=True,
+    ):  # fmt: skip
+        starts = (place * stride - low for place in range(y.shape[axis]))
+        taps *= sum(_inside(start, dilation, kernel, x.shape[axis]) for start in starts)
+    return 2 * x.shape[0] * math.prod(weight.shape[:2]) * taps + _bias(inputs, outputs)
+
+
+def _inside(start: int, dilation: int, kernel: int, extent: int) -> int:
+    """How many of `kernel` taps from `start` on lie within `extent`."""
+    first = max(0, -(start // dilation)) if start < 0 else 0
+    last = min(kernel, (extent - 1 - start) // dilation + 1)
+    return max(0, last - first)
 
 
 def _conv_transpose(_: ConvTranspose, inputs: Types, outputs: Types) -> int:

@@ -21,7 +21,8 @@ from optc.limits import Level, Limits
 SOURCE = Path(__file__).with_name("limits.c")
 EXPORTS = tuple(f"optc_limits_{name}" for name in ("count", "compute", "move", "fork_join"))
 DTYPES = (DType.F32, DType.F16, DType.BF16, DType.I8)  # in the order of limits.c
-ROUNDS = 400_001  # of a computing kernel: about a millisecond; odd, as f16 wants it
+# Short repeats, many of them: of a busy machine's time some stretches are undisturbed.
+ROUNDS, COMPUTED = 100_001, 100  # of a computing kernel: 0.2 ms; odd, as f16 wants it
 REPEATS = 7
 PASSES = 3  # over everything: what disturbs one lasts longer than a repeat
 MOVED = 1 << 25  # bytes of a repeat for caches; memory takes one round of four last caches
@@ -60,7 +61,7 @@ def _pass(library: ctypes.CDLL, target: Target, threads: int) -> Limits:
     peaks = {
         dtype.value: speed
         for index, dtype in enumerate(DTYPES)
-        if (speed := library.optc_limits_compute(index, threads, ROUNDS, REPEATS))
+        if (speed := library.optc_limits_compute(index, threads, ROUNDS, COMPUTED))
     }
     levels = tuple(_levels(library, target, threads))
     forked = library.optc_limits_fork_join(threads, FORKED_SECONDS, FORKS) if threads > 1 else 0.0

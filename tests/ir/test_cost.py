@@ -44,8 +44,8 @@ def node_of(op: Op, *types: str) -> Node:
         (ew.Cast(), ["4x8xf16"], 0),
         (MatMul(), ["2x3x5xf32", "5x7xf32"], 2 * 2 * 3 * 7 * 5),
         (Linear(), ["3x5xf32", "7x5xf32", "7xf32"], 2 * 3 * 7 * 5 + 3 * 7),
-        (Conv((1, 1), ((1, 1),) * 2), ["1x4x6x6xf32", "8x4x3x3xf32"], 2 * 8 * 36 * 4 * 9),
-        (Conv((1, 1), ((1, 1),) * 2, (1, 1), 4), ["1x4x6x6xf32", "4x1x3x3xf32"], 2 * 4 * 36 * 9),
+        (Conv((1, 1), ((1, 1),) * 2), ["1x4x6x6xf32", "8x4x3x3xf32"], 2 * 8 * 4 * 16 * 16),
+        (Conv((1, 1), ((1, 1),) * 2, (1, 1), 4), ["1x4x6x6xf32", "4x1x3x3xf32"], 2 * 4 * 16 * 16),
         (ConvTranspose((2, 2)), ["1x4x6x6xf32", "4x8x2x2xf32"], 2 * 4 * 36 * 8 * 4),
         (MaxPool((2, 2), (2, 2)), ["1x3x4x4xf32"], 3 * 4 * 4),
         (AdaptiveAvgPool((1, 1)), ["1x3x4x5xf32"], 3 * 20),
@@ -102,3 +102,19 @@ def test_a_task_reads_no_input_twice() -> None:
     x = builder.input(parse_type("16xf32"))
     body = builder.build([builder.emit(ew.Mul(), x, builder.emit(ew.Neg(), x))])
     assert cost(node_of(Task(body), "16xf32")).bytes_read == 64
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [(0, 0), (1, 2), (5, 0)])
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (4, 2), (2, 5)])
+def test_taps_in_the_padding_are_no_work(
+    stride: int, padding: tuple[int, int], kernel: int, dilation: int
+) -> None:
+    """Counted one by one; a convolution over one axis, two channels each way."""
+    op = Conv((stride,), (padding,), (dilation,))
+    node = node_of(op, "3x2x9xf32", f"4x2x{kernel}xf32")
+    taps = 0
+    for place in range(node.output.shape[2]):
+        reads = (place * stride - padding[0] + tap * dilation for tap in range(kernel))
+        taps += sum(0 <= read < 9 for read in reads)
+    assert cost(node).flops == 2 * 3 * 2 * 4 * taps
