@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from optc.passes.prune.layers import head_places, layers_of
 from optc.passes.prune.separation import separated
 from optc.passes.prune.surgery import Kept, removal
 from optc.passes.prune.ties import Pin
+from optc.passes.prune.where import Where
 
 GPU_ACCESS = 128  # bits: tensor cores read fragments whose rows are multiples of this
 
@@ -32,6 +33,7 @@ class Request:
     criterion: Criterion
     align: int | None
     seed: int
+    where: Where = field(default_factory=Where)
 
     @property
     def unit(self) -> str:
@@ -54,6 +56,7 @@ def prune(module: Module, ctx: PassContext, request: Request) -> Module:
 def select(module: Module, ctx: PassContext, request: Request) -> tuple[Kept, ...]:
     """What is kept of each graph, its constants `separated`; remarks say what goes and why."""
     apart = module.with_graphs(tuple(separated(graph) for graph in module.graphs))
+    request.where.check(layer for graph in apart.graphs for layer in layers_of(graph).values())
     return tuple(_kept(apart, graph, ctx, request) for graph in apart.graphs)
 
 
@@ -66,9 +69,11 @@ def _kept(module: Module, graph: Graph, ctx: PassContext, request: Request) -> K
         if not places or heads.isdisjoint(family.places) == request.heads:
             continue
         layer, count = layers[places[0]], len(family.components)
-        share = _share(found, family, places, request, ctx.target)
+        share = request.where.refusal([layers[place] for place in places])
+        share = share or _share(found, family, places, request, ctx.target)
         if isinstance(share, str):
-            reason = share if family.pin is None else _words(family.pin, layer)
+            pin = family.pin if family.pin is not None and share == family.pin.reason else None
+            reason = share if pin is None else _words(pin, layer)
             text = f"{count} {request.unit} of {layer.op.name} stay: {reason}"
             ctx.remark("N0311", text, layer.loc)
             continue

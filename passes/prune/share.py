@@ -9,11 +9,16 @@ from optc.ir.module import Module
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.prune.importance import Criterion
 from optc.passes.prune.selection import Request, prune
+from optc.passes.prune.where import Where
 
 
 @dataclass(frozen=True)
 class PruneShare(Pass):
-    """Remove at most `ratio` of each family; `heads` says which families."""
+    """Remove at most `ratio` of each family; `heads` says which families.
+
+    `only` and `keep` name layers by their module path, or parts of it: `only=(encoder.layer.0)`,
+    `keep=(*.query)`.
+    """
 
     effect = Effect.LOSSY
     heads: ClassVar[bool]
@@ -21,6 +26,8 @@ class PruneShare(Pass):
     criterion: Criterion = Criterion.L1
     align: int | None = None
     seed: int = 0
+    only: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
@@ -32,8 +39,17 @@ class PruneShare(Pass):
     @property
     def request(self) -> Request:
         """The options as `selection` takes them."""
-        return Request(self.heads, self.ratio, self.criterion, self.align, self.seed)
+        where = Where(self.only, self.keep)
+        return Request(self.heads, self.ratio, self.criterion, self.align, self.seed, where)
 
     def run(self, module: Module, ctx: PassContext) -> Module:
-        """The narrower module; remarks say what went, and why the rest stays."""
-        return prune(module, ctx, self.request)
+        """The narrower module; remarks say what went, and why the rest stays.
+
+        Raises E0137 for a name in `only` or `keep` that no layer has; W0315 where nothing went.
+        """
+        after = prune(module, ctx, self.request)
+        stays = [finding for finding in ctx.diagnostics if finding.code == "N0311"]
+        if after is module and self.ratio and stays:
+            text = f"{self.name} removed nothing: {stays[0].message}"
+            ctx.warn("W0315", text, stays[0].loc, help="--remarks")
+        return after

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optc.ir.diagnostics import OptcError
+from optc.ir.diagnostics import OptcError, Severity
 from optc.ir.dtype import DType
 from optc.ir.module import Module
 from optc.ir.targets.catalogue import find_target
@@ -109,3 +109,45 @@ def test_random_follows_its_seed() -> None:
 def test_a_bad_option_is_the_users_error(name: str, options: str) -> None:
     with pytest.raises(OptcError, match="E0132"):
         Pipeline.parse(f"{name}{{{options}}}")
+
+
+NAMED = """graph @main(%x: 1x4xf32) {
+  %w = constant {seed=1} : 8x4xf32
+  %v = constant {seed=2} : 8x8xf32
+  %last = constant {seed=3} : 2x8xf32
+  %a = linear(%x, %w) : 1x8xf32 @ "model.py":3 in "encoder.first"
+  %b = linear(%a, %v) : 1x8xf32 @ "model.py":4 in "encoder.second"
+  %y = linear(%b, %last) : 1x2xf32 @ "model.py":5 in "head"
+  return %y
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("only=(encoder.first)", [(4, 4), (8, 4), (2, 8)]),
+        ("keep=(*.first)", [(8, 4), (4, 8), (2, 4)]),
+        ("only=(encoder),keep=(encoder.second,head)", [(4, 4), (8, 4), (2, 8)]),
+    ],
+)
+def test_layers_are_chosen_by_name(options: str, expected: list[tuple[int, ...]]) -> None:
+    module, remarks = ran(f"prune-channels{{ratio=0.5,align=1,{options}}}", NAMED)
+    assert weights(module) == expected, remarks
+
+
+def test_a_name_that_no_layer_has_is_the_users_error() -> None:
+    with pytest.raises(OptcError, match="E0137") as caught:
+        ran("prune-channels{keep=(encoder.frist)}", NAMED)
+    (finding,) = caught.value.diagnostics
+    assert "did you mean encoder.first" in finding.message
+    assert finding.help == "-p 'prune-channels{keep=(encoder.first)}'"
+
+
+def test_nothing_left_to_prune_is_a_warning() -> None:
+    context = PassContext(find_target("x86-64-v3"))
+    module = parse(TWO)
+    assert Pipeline.parse("prune-channels{ratio=0.1,align=1}").run(module, context) is module
+    warnings = [item for item in context.diagnostics if item.severity is Severity.WARNING]
+    assert [item.code for item in warnings] == ["W0315"]
+    assert warnings[0].message.startswith("prune-channels removed nothing: 8 channels")
