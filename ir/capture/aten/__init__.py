@@ -21,6 +21,7 @@ from optc.ir.capture.aten import (
     ordering,
     padding,
     pooling,
+    quantized,
     recurrent,
     reduction,
     resize,
@@ -58,6 +59,8 @@ FACTORIES: Mapping[OpOverload, Rule] = creation.FACTORIES
 
 def rule(target: OpOverload) -> Rule | None:
     """The rule for an op on real tensors, or None."""
+    if target.namespace == quantized.NAMESPACE:
+        return quantized.rule(target)
     return RULES.get(target)
 
 
