@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from optc.passes.memory.footprint import Footprint
 
-EXACT_STATES = 20_000
+EXACT_STATES = 10_000
 BEAM = 32
+PATIENCE = 4  # how many times the states of the exact search a beam may look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def best_order(steps: Footprint, states: int = EXACT_STATES, beam: int = BEAM) -
     found, complete = search.exact(best.peak, states)
     if complete:
         return found or Order(given, best.peak, exact=True)
-    return search.beam(best.peak, beam) or best
+    return search.beam(best.peak, beam, search.looked + PATIENCE * max(states, BEAM)) or best
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class _Path:
 class _Search:
     def __init__(self, steps: Footprint) -> None:
         self.steps = steps
+        self.looked = 0  # at states, forced ones included: what a search costs
         self.all = (1 << len(steps.nodes)) - 1
         self.after: list[list[int]] = [[] for _ in steps.nodes]
         for step, needed in enumerate(steps.before):
@@ -75,7 +77,7 @@ class _Search:
         queue = [(start.peak, 0, start)]
         best = {start.done: start.peak}
         count = 0
-        while queue:
+        while queue and self.looked <= limit:
             peak, _, state = heapq.heappop(queue)
             if state.done == self.all:
                 return self.order(state, exact=True), True
@@ -87,15 +89,16 @@ class _Search:
                     count += 1
                     # Among equals the one with most done: the goal is reached sooner.
                     heapq.heappush(queue, (successor.peak, count, successor))
-            if count > limit:
-                return None, False
-        return None, True
+        return None, not queue
 
-    def beam(self, below: int, width: int) -> Order | None:
-        """The best of what is left when only the `width` most promising sets go on."""
+    def beam(self, below: int, width: int, limit: int) -> Order | None:
+        """The best of what is left when only the `width` most promising sets go on.
+
+        Nothing where `limit` states were not enough to reach an end.
+        """
         front = [self.start()]
         best: _State | None = None
-        while front:
+        while front and self.looked <= limit:
             found: dict[int, _State] = {}
             for state in front:
                 if state.done == self.all:
@@ -143,6 +146,7 @@ class _Search:
                 return state
 
     def done(self, state: _State, step: int) -> _State:
+        self.looked += 1
         started = state.live + self.steps.started(step, state.done)
         live = started - self.steps.ended(step, state.done)
         after = state.done | 1 << step

@@ -21,12 +21,12 @@ from optc.passes.memory.order import best_order
 class ReorderNodes(Pass):
     """Reorder nodes where that lowers the largest number of bytes alive at one step.
 
-    The search is exact up to `states` sets of nodes, a beam of `beam` sets beyond.
+    The search is exact up to `states` states, a beam of `beam` sets of nodes beyond.
     """
 
     name = "reorder-nodes"
     effect = Effect.EXACT
-    states: int = 20_000  # sets of nodes looked at before the exact search gives up
+    states: int = 10_000  # looked at before the exact search gives up
     beam: int = 32  # sets kept from step to step after that
 
     def run(self, module: Module, ctx: PassContext) -> Module:
