@@ -116,8 +116,11 @@ class _Emission:
         call(self.code, f"{name}<{nbytes}>", target, tirx.address_of(load))
 
     def _from(self, registers: Mapping[Buffer, Buffer], e: Expr) -> Mapping[Key, Read]:
+        def read(vector: Buffer) -> Read:
+            return lambda _: tirx.BufferLoad(vector, [e])
+
         return {
-            key: lambda _, vector=registers[buffer]: tirx.BufferLoad(vector, [e])
+            key: read(registers[buffer])
             for key, buffer in self.task.buffers.items()
             if buffer in registers
         }
