@@ -27,8 +27,8 @@ from optc.ir.builder import Builder
 from optc.ir.constant import splat
 from optc.ir.cost import compute_dtype, cost
 from optc.ir.dtype import DType
-from optc.ir.graph import Node
-from optc.ir.ops import Conv, Linear, Task
+from optc.ir.graph import Graph, Node
+from optc.ir.ops import Conv, Dequantize, Linear, Requantize, Task
 from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
 
@@ -52,10 +52,35 @@ class Case:
 def task(op: Linear | Conv, *types: TensorType) -> Node:
     """A node that does nothing but `op`, as fusion would make it."""
     builder = Builder(op.name)
-    body = builder.build([builder.emit(op, *(builder.input(type) for type in types))])
+    return _around(builder.build([builder.emit(op, *(builder.input(type) for type in types))]))
+
+
+def requantized(op: Linear | Conv, x: TensorType, weight: TensorType) -> Node:
+    """A product of bytes that ends in bytes, each channel with a factor of its own."""
+    builder = Builder(op.name)
+    sums = builder.emit(op, builder.input(x), builder.input(weight))
+    factors = TensorType((*(1,) * (sums.type.rank - 1), sums.shape[-1]), DType.F32)
+    types = factors, TensorType((), DType.U8)
+    result = builder.emit(Requantize(DType.U8), sums, *(builder.input(type) for type in types))
+    return _around(builder.build([result]))
+
+
+def weight_only(rows: int, columns: int, depth: int, kind: DType, block: int) -> Node:
+    """Floats times small integers, `block` of which along a row share a scale."""
+    builder = Builder("weight_only")
+    x = builder.input(TensorType((rows, depth), DType.F32))
+    stored = builder.input(TensorType((columns, depth), kind))
+    scale = builder.input(TensorType((columns, depth // block), DType.F32))
+    zero = builder.input(TensorType((), kind))
+    weight = builder.emit(Dequantize(DType.F32), stored, scale, zero)
+    return _around(builder.build([builder.emit(Linear(), x, weight)]))
+
+
+def _around(body: Graph) -> Node:
+    """A node that runs the body; all its inputs but the first are constants."""
     outer = Builder()
-    inputs = [outer.input(types[0]), *(outer.constant(splat(0, type)) for type in types[1:])]
-    outer.emit(Task(body), *inputs)
+    first, *rest = (value.type for value in body.inputs)
+    outer.emit(Task(body), outer.input(first), *(outer.constant(splat(0, t)) for t in rest))
     return outer.nodes[0]
 
 
@@ -90,12 +115,22 @@ def linear(rows: int, columns: int, depth: int, dtype: DType = DType.F32) -> Nod
     return task(Linear(), TensorType((rows, depth), first), TensorType((columns, depth), dtype))
 
 
-def conv(size: int, into: int, out: int, kernel: int, stride: int, groups: int = 1) -> Node:
-    """A square convolution on one image, channels last, padded as usual."""
+def conv(
+    size: int,
+    into: int,
+    out: int,
+    kernel: int,
+    stride: int,
+    groups: int = 1,
+    dtype: DType = DType.F32,
+) -> Node:
+    """A square convolution on one image, channels last, padded as usual; bytes end in bytes."""
     pad = (kernel // 2, kernel // 2)
     op = Conv((stride, stride), (pad, pad), (1, 1), groups, channels_last=True)
-    x = TensorType((1, size, size, into), DType.F32)
-    return task(op, x, TensorType((out, into // groups, kernel, kernel), DType.F32))
+    bytes_ = dtype is DType.I8
+    x = TensorType((1, size, size, into), DType.U8 if bytes_ else dtype)
+    weight = TensorType((out, into // groups, kernel, kernel), dtype)
+    return requantized(op, x, weight) if bytes_ else task(op, x, weight)
 
 
 def cases(families: Sequence[str]) -> tuple[Case, ...]:
@@ -110,13 +145,23 @@ def cases(families: Sequence[str]) -> tuple[Case, ...]:
             ]
     if "gemv" in families:
         found += [Case("gemv", f"{n}x{k}", "f32", linear(1, n, k)) for n, k in VECTORS]
-    if "conv" in families:
-        found += [Case("conv", _conv_name(*c), "f32", conv(*c)) for c in CONVS]
-    if "depthwise" in families:
+    if "weight only" in families:
         found += [
-            Case("depthwise", f"{s}x{s}x{c} {k}x{k}/{t}", "f32", conv(s, c, c, k, t, c))
-            for s, c, k, t in DEPTHWISE
+            Case("weight only", f"{m}x{n}x{k} {d} by {b}", "f32", weight_only(m, n, k, d, b))
+            for m in (1, 4)
+            for n, k in ((4096, 4096), (11008, 4096))
+            for d, b in ((DType.I8, k), (DType.I8, 128), (DType.I4, 128), (DType.I4, 32))
         ]
+    for dtype, suffix in HALVES.items():
+        name = f"conv{suffix}"
+        if name in families:
+            found += [Case(name, _conv_name(*c), "f32", conv(*c, dtype=dtype)) for c in CONVS]
+        name = f"depthwise{suffix}"
+        if name in families:
+            found += [
+                Case(name, f"{s}x{s}x{c} {k}x{k}/{t}", "f32", conv(s, c, c, k, t, c, dtype))
+                for s, c, k, t in DEPTHWISE
+            ]
     return tuple(found)
 
 
@@ -125,7 +170,7 @@ def _conv_name(size: int, into: int, out: int, kernel: int, stride: int) -> str:
 
 
 FAMILIES = ("gemm", "gemv", "conv", "depthwise")
-NARROW = ("gemm bf16", "gemm i8")
+NARROW = ("gemm bf16", "gemm i8", "conv bf16", "conv i8", "depthwise i8", "weight only")
 
 
 @dataclass
