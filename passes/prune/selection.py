@@ -69,8 +69,8 @@ def _kept(module: Module, graph: Graph, ctx: PassContext, request: Request) -> K
         if not places or heads.isdisjoint(family.places) == request.heads:
             continue
         layer, count = layers[places[0]], len(family.components)
-        share = request.where.refusal([layers[place] for place in places])
-        share = share or _share(found, family, places, request, ctx.target)
+        refusal = request.where.refusal([layers[place] for place in places])
+        share = refusal or _share(found, family, places, request, ctx.target)
         if isinstance(share, str):
             pin = family.pin if family.pin is not None and share == family.pin.reason else None
             reason = share if pin is None else _words(pin, layer)
