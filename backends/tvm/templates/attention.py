@@ -94,14 +94,21 @@ class AttentionPlan:
         return self.task.problem.target
 
     def candidates(self) -> Sequence[Knobs]:
-        """Tiles of keys that fit the registers beside two vectors of queries, and beside one."""
+        """Vectors of queries by tiles of keys, as many as fit the registers beside them, or fewer.
+
+        One vector leaves most registers to keys, and scores that fit beside them in the first
+        cache; two share the broadcasts of keys, which pays where no mask is added to the scores.
+        """
         keys = self.node.inputs[1].shape[-2]
         rows = -(-self.node.output.shape[-2] // self.target.lanes(DType.F32))
-        found = [
-            AttendKnobs(vectors, min(keys, register_rows(self.target, vectors)), _SPAN)
-            for vectors in (2, 1, 4)
-        ]
-        return found if rows > 1 else [found[1]]
+        masked = len(self.node.inputs) > 3 or self.node.op.causal  # type: ignore[attr-defined]
+        order = (1, 2, 3, 4) if masked else (2, 1, 3, 4)
+        found = []
+        for vectors in order if rows > 1 else (1,):
+            most = register_rows(self.target, vectors)
+            sizes = (most, max(1, most - 4), max(1, most // 2))
+            found += [AttendKnobs(vectors, min(keys, size), _SPAN) for size in sizes]
+        return list(dict.fromkeys(found))
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over shares of the blocks of all heads."""

@@ -102,7 +102,7 @@ class DepthwisePlan:
 
     def candidates(self) -> Sequence[Knobs]:
         """Tiles that fit the registers."""
-        return [SlideKnobs(columns) for columns in columns_for(self.target)]
+        return [SlideKnobs(columns) for columns in columns_for(self.target, self.shape.kernel[-1])]
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over stretches of rows."""

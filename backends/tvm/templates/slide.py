@@ -26,6 +26,7 @@ from optc.ir.targets.target import Target
 
 _UNROLLED = 192  # more steps than this per row of taps are a loop
 _ITEMS_PER_CORE = 8
+_WIDE = 7  # taps in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,15 @@ class Fold:
     finish: Callable[[Expr, Sequence[Expr], Coordinate, Expr], None]
 
 
-def columns_for(target: Target) -> tuple[int, ...]:
-    """Positions that leave registers for a row of weights and inputs, the best guess first."""
-    return (8, 14, 4) if target.vector_registers >= 32 else (6, 3)
+def columns_for(target: Target, taps: int) -> tuple[int, ...]:
+    """Positions that leave registers for a row of weights and inputs, the best guess first.
+
+    Neighbours share most of a wide window: the more of them, the fewer loads. Measured on Zen 5:
+    14 positions are 1.2 to 1.5 times as fast as 8 for seven taps a row, as fast for three.
+    """
+    if target.vector_registers < 32:
+        return (6, 3, 4, 2)
+    return (14, 8, 10, 6, 4) if taps >= _WIDE else (8, 14, 4, 6, 10)
 
 
 @dataclass(frozen=True)
