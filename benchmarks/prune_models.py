@@ -37,10 +37,12 @@ from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
 from optc.ir.targets.target import Target
 from optc.passes.base import PassContext, run_passes
+from optc.passes.calibration import Calibration
 from optc.passes.pipeline import Pipeline
 from optc.passes.prune.prune_channels import PruneChannels
 from optc.passes.prune.prune_heads import PruneHeads
 from optc.passes.prune.selection import select
+from optc.passes.quality import Judge
 from optc.passes.standard import CANONICALIZE, RAISE
 
 HEADER = (
@@ -103,9 +105,11 @@ def raised(name: str) -> tuple[Module, Mapping[str, torch.Tensor]]:
     return module, dict(zip((port.name for port in module.inputs), tensors, strict=True))
 
 
-def context(target: Target = TARGET) -> PassContext:
+def context(
+    target: Target = TARGET, calibration: Calibration | None = None, judge: Judge | None = None
+) -> PassContext:
     """What the driver gives to passes, without a backend."""
-    return PassContext(target, evaluate=evaluate_constants)
+    return PassContext(target, evaluate=evaluate_constants, calibration=calibration, judge=judge)
 
 
 def pruned(
