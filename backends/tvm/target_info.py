@@ -11,6 +11,7 @@ from optc.ir.targets.target import Arch, Target
 # Features in Linux's names that a CPU name alone may not switch on, and LLVM's attribute for each.
 _ATTRIBUTES = {
     "avx512_vnni": "+avx512vnni",
+    "avx_vnni": "+avxvnni",
     "avx512_bf16": "+avx512bf16",
     "asimddp": "+dotprod",
     "asimdhp": "+fullfp16",

@@ -111,6 +111,8 @@ _ROWS: tuple[Target, ...] = (
     _x86("icelake-server", "icelake-server", VNNI, 512, 8, _caches(48, 1280), "Intel Ice Lake-SP"),
     _x86("sapphirerapids", "sapphirerapids", BF16, 512, 8, _caches(48, 2048),
          "Intel Sapphire Rapids"),
+    _x86("alderlake", "alderlake", (*V3, "avx_vnni"), 256, 8, _caches(48, 1280, 30720),
+         "Intel Alder Lake: AVX2 with VNNI"),
     _x86("znver2", "znver2", V3, 256, 8, _caches(32, 512, 16384), "AMD Zen 2"),
     _x86("znver3", "znver3", V3, 256, 8, _caches(32, 512, 32768), "AMD Zen 3"),
     _x86("znver4", "znver4", BF16, 512, 8, _caches(32, 1024, 32768), "AMD Zen 4"),

@@ -36,6 +36,12 @@ def test_ragged_shapes_on_every_instruction_set(target: str, constant: bool) -> 
     assert check(tasks, find_target(target)) == {wanted}
 
 
+@pytest.mark.needs("cpu:avx_vnni")
+def test_narrow_vectors_with_byte_products() -> None:
+    tasks = [linear(*shape, kind) for shape in SHAPES for kind in (U8, I8)]
+    assert check(tasks, find_target("alderlake")) == {"gemm/2"}
+
+
 @pytest.mark.parametrize("result", [U8, I8])
 def test_epilogues_run_on_the_tile(result: DType) -> None:
     sizes = ((3, 20, 30, I8), (17, 64, 16, U8), (1, 33, 100, U8))
