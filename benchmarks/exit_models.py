@@ -1,6 +1,7 @@
 """Early exits on real data: what the artifact saves, and whether the budget holds.
 
     python -m benchmarks.exit_models FOLDER [reviews] [fashion] [--drop 0.01] [--samples 4000]
+    python -m benchmarks.exit_models FOLDER reviews --measure    # again what was compiled before
 
 FOLDER has the data packages unpacked and keeps trained weights (see `models/exiting.py`). Exits are
 chosen on the calibration part; both artifacts then run every held-out sample in turns, one call
@@ -30,6 +31,7 @@ from benchmarks.models.exiting import (
     tokenized,
 )
 from optc.contexts import pass_context
+from optc.data.dataset import open_dataset
 from optc.exits import END
 from optc.ir.module import Module
 from optc.ir.targets.catalogue import find_target
@@ -41,6 +43,7 @@ from optc.passes.quality import Part
 from optc.passes.standard import CANONICALIZE, RAISE
 from optc.quality.evidence import DataRequest, Evidence
 from optc.quality.metrics import Accuracy
+from optc.quality.runners import ports_of
 from optc.quality.tally import Tally
 from optc.runtime import Artifact
 
@@ -82,14 +85,14 @@ MODELS = {"reviews": reviews, "fashion": images}
 def measure(
     name: str, folder: Path, own: bool, decisions: Sequence[str], drop: float, samples: int
 ) -> None:
-    """Print a row for each decision."""
+    """Choose exits and compile, then print a row for each decision."""
     module, data, output = MODELS[name](folder, own, samples)
     evidence = Evidence(module, DataRequest(dict(data), None, f"accuracy@{output}", drop))
     target = find_target("host")
     context = pass_context(target, evidence=evidence)
     raised = run_passes(module, (*CANONICALIZE, *RAISE), context)
-    plain = optc.load(optc.compile(module, target).path)
-    batches = evidence.data.part(Part.HELD_OUT)
+    kept = folder / "compiled" / f"{name}-{samples}"
+    optc.compile(module, target, out=kept / "plain")
     for decision in decisions:
         context.exits.clear()
         start = time.perf_counter()
@@ -98,9 +101,22 @@ def measure(
             print(f"| {name} | {'own' if own else 'fitted'} | {decision} | no exit holds |")
             continue
         spent = time.perf_counter() - start
-        with optc.load(optc.compile(cut, target).path) as artifact:
-            print(row(name, own, decision, plain, artifact, batches, output), flush=True)
+        optc.compile(cut, target, out=kept / decision)
         print(f"<!-- insert-exits took {spent:.0f} s; {context.exits[0].exits} -->", flush=True)
+    show(name, folder, own, decisions, samples)
+
+
+def show(name: str, folder: Path, own: bool, decisions: Sequence[str], samples: int) -> None:
+    """Run what was compiled, and print a row for each decision."""
+    module, data, output = MODELS[name](folder, own, samples)
+    ports = ports_of(module.inputs)
+    batches = open_dataset(data, ports).part(Part.HELD_OUT)
+    kept = folder / "compiled" / f"{name}-{samples}"
+    with optc.load(kept / "plain") as plain:
+        for decision in decisions:
+            if (kept / decision).exists():
+                with optc.load(kept / decision) as artifact:
+                    print(row(name, own, decision, plain, artifact, batches, output), flush=True)
 
 
 def row(
@@ -170,10 +186,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1 << 20)
     parser.add_argument("--decision", action="append")
     parser.add_argument("--fitted", action="store_true", help="fit heads, as if there were none")
+    parser.add_argument("--measure", action="store_true", help="run what is compiled already")
     options = parser.parse_args()
     decisions = options.decision or [decision.value for decision in Decision]
     print(HEADER)
     for name in options.models:
+        if options.measure:
+            show(name, options.folder, not options.fitted, decisions, options.samples)
+            continue
         measure(name, options.folder, not options.fitted, decisions, options.drop, options.samples)
 
 
