@@ -167,7 +167,7 @@ def layer_lines(row: Row) -> list[str]:
     ):
         milliseconds = 1e3 * sum(item.seconds for item in items)
         cells = (row.model, label, str(len(items)), f"{milliseconds:.3f}", share_of_limit(items))
-        lines.append("| " + " | ".join((*cells, items[0].bound)) + " |")
+        lines.append("| " + " | ".join((*cells, items[0].least.bound.value)) + " |")
     return lines
 
 
