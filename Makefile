@@ -3,7 +3,7 @@
 #   make test     the whole test suite
 #   make check    format, lint, types, structure: what a commit must pass
 #   make demo     compile a trained model, run it, check it against PyTorch
-#   make bench    the runtime's own cost; every model beside its peers (installs the peers)
+#   make bench    limits, kernels, models beside their peers (installs them); best on a quiet machine
 #   make format   let ruff format and mend what it can
 #   make update   rewrite what the golden pages expect
 #   make sizes    lines per folder
@@ -82,6 +82,10 @@ bench: $(VENV)/bench
 	$(OFFLINE) $(BIN)/optc targets host --measure
 	$(OFFLINE) $(BIN)/python -m benchmarks peers --prepare
 	$(OFFLINE) $(BIN)/python -m benchmarks peers
+	$(OFFLINE) $(BIN)/python -m benchmarks kernels
+	$(OFFLINE) $(BIN)/python -m benchmarks ranking
+	$(OFFLINE) $(BIN)/python -m benchmarks scaling
+	$(OFFLINE) $(BIN)/python -m benchmarks tuning
 	$(OFFLINE) $(BIN)/python -m benchmarks.runtime_overhead
 	$(OFFLINE) $(BIN)/python -m benchmarks.model_table
 

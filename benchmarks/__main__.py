@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "kernels": ("benchmarks.kernels", "kernels against the limit over a grid of shapes"),
     "ranking": ("benchmarks.ranking", "the analytic ranking of settings against measurements"),
+    "tuning": ("benchmarks.tuning", "what tuning gains against trials and time"),
     "scaling": ("benchmarks.scaling", "compile time against node count"),
     "peers": ("benchmarks.peers.command", "models beside PyTorch, ONNX Runtime, OpenVINO, ..."),
 }

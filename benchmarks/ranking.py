@@ -4,7 +4,7 @@
     python -m benchmarks ranking                            # measures; on a quiet machine
 
 A template lists its settings, the best guess first. Of each shape some are built, spread over the
-list, and timed; Spearman's coefficient says whether the list is in the order of time (1: it is), and
+list, and timed; Spearman says whether the list is in the order of time (1: it is), and
 `first / best` what a build without tuning leaves on the table.
 """
 
@@ -115,7 +115,7 @@ def measure(case: Case, folder: Path, seconds: float) -> Ranked:
     facts = json.loads((folder / "facts.json").read_text())
     with load(folder / "out", threads=host().cores) as artifact:
         best = fastest(artifact, len(facts["places"]), seconds)
-    times = {str(p): took * 1e-9 for p, (took, _) in zip(facts["places"], best, strict=True)}
+    times = {str(p): took * 1e-9 for p, took in zip(facts["places"], best, strict=True)}
     today = str(date.today())
     return Ranked(case.family, case.row, facts["template"], facts["listed"], times, today)
 

@@ -200,9 +200,18 @@ def main(arguments: Sequence[str]) -> int:
             samples.append(measure(family, nodes))
             print(f"{samples[-1]}  {time.perf_counter() - start:.1f} s", flush=True)
     if samples:
-        (options.results / "scaling.json").write_text(json.dumps([asdict(s) for s in samples]))
-        (options.results / "scaling.md").write_text(markdown(samples))
+        every = merged(options.results / "scaling.json", samples)
+        (options.results / "scaling.md").write_text(markdown(every))
         from benchmarks.scaling_picture import draw
 
-        draw(samples, options.results / "scaling.png")
+        draw(every, options.results / "scaling.png")
     return 0
+
+
+def merged(path: Path, samples: Sequence[Sample]) -> list[Sample]:
+    """What earlier runs measured of other sizes, and this one's samples, by size."""
+    old = [Sample(**item) for item in json.loads(path.read_text())] if path.exists() else []
+    kept = {(sample.family, sample.nodes): sample for sample in (*old, *samples)}
+    every = sorted(kept.values(), key=lambda sample: (sample.family, sample.nodes))
+    path.write_text(json.dumps([asdict(sample) for sample in every], indent=1) + "\n")
+    return every
