@@ -6,8 +6,8 @@ one with the least squared error of its block, which matters at four bits (cf. B
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,19 @@ from optc.passes.precision.affine import largest, quantized, spread, step
 from optc.passes.precision.layers import LAYERS, Names, weight_shape
 from optc.passes.rewrite import remap
 
-_DTYPES: Mapping[int, DType] = {8: DType.I8, 4: DType.I4}
 _SHARES = np.linspace(1.0, 0.6, 17)  # of a block's largest magnitude, that its integers may reach
+
+
+class Bits(Enum):
+    """Width of a stored weight."""
+
+    EIGHT = "8"
+    FOUR = "4"
+
+    @property
+    def dtype(self) -> DType:
+        """The IR's element type."""
+        return DType.I8 if self is Bits.EIGHT else DType.I4
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,11 @@ class QuantizeWeights(Pass):
 
     name = "quantize-weights"
     effect = Effect.LOSSY
-    bits: int = 8
+    bits: Bits = Bits.EIGHT
     group: int | None = None
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.bits not in _DTYPES:
-            raise ValueError(f"bits is 8 or 4, not {self.bits}")
         if self.group is not None and self.group < 0:
             raise ValueError(f"group is a number of inputs, not {self.group}")
 
@@ -57,12 +66,12 @@ class QuantizeWeights(Pass):
     @property
     def dtype(self) -> DType:
         """What weights are stored in."""
-        return _DTYPES[self.bits]
+        return self.bits.dtype
 
     @property
     def inputs(self) -> int:
         """How many inputs share a scale; 0: all."""
-        return (32 if self.bits == 4 else 0) if self.group is None else self.group
+        return (32 if self.bits is Bits.FOUR else 0) if self.group is None else self.group
 
 
 class _Weights:
