@@ -10,10 +10,12 @@ from functools import cached_property
 
 from optc.ir.constant import Absent, Constant, Splat
 from optc.ir.cost import compute_dtype, cost
+from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Port
 from optc.ir.names import value_names
 from optc.ir.ops import Attention, Conv, ConvTranspose, Gru, Linear, Lstm, MatMul, Reshape, Task
+from optc.ir.ops.quantization import STORED
 from optc.ir.store import all_constants
 from optc.limits import Limits, Work
 
@@ -148,10 +150,15 @@ def _weights(module: Module) -> tuple[int, int]:
                 distinct[digest] = item
             case source:
                 distinct[id(source)] = item
-    floats = [item for item in distinct.values() if item.type.dtype.is_float]
-    return sum(item.type.elements for item in floats), sum(
+    weights = [item for item in distinct.values() if _is_weight(item.type.dtype)]
+    return sum(item.type.elements for item in weights), sum(
         item.type.nbytes for item in distinct.values()
     )
+
+
+def _is_weight(dtype: DType) -> bool:
+    """Whether numbers of a dtype are learnt: longer integers are indices and shapes."""
+    return dtype.is_float or dtype in STORED
 
 
 def _peak(graph: Graph) -> tuple[int, str]:

@@ -1,7 +1,7 @@
 """Four-bit constants as bytes of two, and the shifts that take them apart.
 
-Machines address bytes. Nothing after this holds an i4: weights lie packed in the artifact, and the
-task that dequantizes them takes them apart.
+Machines address bytes. Weights lie packed in the artifact, and the task that dequantizes them takes
+them apart. Only what the backend's kernels take as half bytes themselves stays an i4.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from optc.ir.constant import constant, splat
 from optc.ir.dtype import DType
-from optc.ir.graph import Node, Value
+from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
-from optc.ir.ops import Dequantize, Reshape, Slice, Take, ew
+from optc.ir.ops import Dequantize, Linear, Reshape, Slice, Take, ew
+from optc.ir.targets.target import Arch
 from optc.ir.types import TensorType
 from optc.passes.base import Effect, Pass, PassContext
+from optc.passes.fusion.outline import outline
 from optc.passes.matching import made_by, number
 from optc.passes.rewrite import Answer, Miss, Rules, Site, rewrite
 from optc.passes.weights import known
@@ -29,7 +31,8 @@ _OFFSET = 8  # nibbles are stored without a sign
 class UnpackNibbles(Pass):
     """Store dequantized i4 constants two in a byte, the even ones in the low half.
 
-    A table keeps its rows apart, so that they can be picked. Runs last of all that looks at
+    A table keeps its rows apart, so that they can be picked. Weights of layers that the target has
+    a kernel for are left to it: it packs them as it likes. Runs last of all that looks at
     constants: folding would make bytes of them.
     """
 
@@ -37,8 +40,31 @@ class UnpackNibbles(Pass):
     effect = Effect.EXACT
 
     def run(self, module: Module, ctx: PassContext) -> Module:
-        """The module without i4."""
-        return rewrite(module, _RULES, ctx, code="N0332")
+        """The module without i4, but for weights that a kernel takes so."""
+        graphs = module.graphs
+        taken = {n for graph in graphs for n in graph.nodes if _is_taken(graph, n, ctx)}
+
+        def unpack(node: Node, site: Site) -> Answer:
+            return None if node in taken else _unpack(node, site)
+
+        rules: Rules = {Dequantize: (unpack,)}
+        return rewrite(module, rules, ctx, code="N0332")
+
+
+def _is_taken(graph: Graph, node: Node, ctx: PassContext) -> bool:
+    """Whether every reader is a layer that makes a good kernel together with its half bytes."""
+    if not isinstance(node.op, Dequantize) or node.inputs[0].type.dtype is not DType.I4:
+        return False
+    readers = graph.users.get(node.output, ())
+    if ctx.accepts is None or ctx.target.arch is Arch.CUDA or not readers:
+        return False
+    for reader in readers:
+        if not isinstance(reader.op, Linear) or reader.inputs[1] is not node.output:
+            return False
+        part = outline(graph, (node, reader), ())
+        if ctx.accepts(part.body, part.constants) is not None:
+            return False
+    return node.output not in graph.outputs
 
 
 def _unpack(node: Node, site: Site) -> Answer:
@@ -80,6 +106,3 @@ def _apart(site: Site, bytes_: Value, q: Value) -> Value:
         flat = site.emit(Reshape((nibbles.type.elements,)), nibbles)
         nibbles = site.emit(Slice((0,), (q.type.elements,), (1,)), flat)
     return site.emit(Reshape(q.shape), nibbles)
-
-
-_RULES: Rules = {Dequantize: (_unpack,)}

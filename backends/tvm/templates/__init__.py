@@ -12,6 +12,7 @@ from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
 from optc.backends.tvm.templates.pool import Pooling
 from optc.backends.tvm.templates.rows import Rows
 from optc.backends.tvm.templates.weight_only import WeightOnly
+from optc.ir.dtype import DType
 
 GENERIC = Generic.name
 # Ordered from the most particular to the one that takes everything.
@@ -31,8 +32,11 @@ TEMPLATES: tuple[Template, ...] = (
 def match(problem: Problem) -> tuple[Plan, tuple[tuple[str, Miss], ...]]:
     """The plan of the first template that takes the task, and why those before it did not."""
     misses: list[tuple[str, Miss]] = []
+    halves = any(value.type.dtype is DType.I4 for value in problem.body.inputs)
     for template in TEMPLATES:
-        answer = template.match(problem)
+        # Two integers in a byte have no addresses of their own: only packed they can be read.
+        apart = halves and template.name not in (WeightOnly.name, GENERIC)
+        answer = Miss("it reads no half bytes") if apart else template.match(problem)
         if not isinstance(answer, Miss):
             return answer, tuple(misses)
         misses.append((template.name, answer))
