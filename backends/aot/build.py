@@ -106,7 +106,7 @@ def _kernels(program: Program) -> dict[str, bytes]:
 def _runtime(program: Program) -> dict[str, bytes]:
     """The runtime's source; a program for the CPU knows nothing of GPUs."""
     gpu = Path(_GPU_PART).stem
-    files = sorted(path for path in RUNTIME.iterdir() if program.device or path.stem != gpu)
+    files = sorted(path for path in RUNTIME.iterdir() if program.device or not path.stem.startswith(gpu))
     return {path.name: path.read_bytes() for path in files}
 
 
