@@ -106,7 +106,9 @@ def _kernels(program: Program) -> dict[str, bytes]:
 def _runtime(program: Program) -> dict[str, bytes]:
     """The runtime's source; a program for the CPU knows nothing of GPUs."""
     gpu = Path(_GPU_PART).stem
-    files = sorted(path for path in RUNTIME.iterdir() if program.device or not path.stem.startswith(gpu))
+    files = sorted(RUNTIME.iterdir())
+    if program.device is None:
+        files = [path for path in files if not path.name.startswith(gpu)]
     return {path.name: path.read_bytes() for path in files}
 
 

@@ -127,7 +127,7 @@ def body_of(op: Op, *types: str) -> Graph:
     "kind", [Conv, Lstm, Attention, Softmax, ew.Gelu], ids=lambda k: k.__name__
 )
 def test_gradients_reach_every_float_input(kind: type[Op]) -> None:
-    floats = [item for item in instances(kind) if item.types[0].dtype.is_float]
+    floats = instances(kind).filter(lambda item: item.types[0].dtype.is_float)
     for instance in sample(floats, 4):
         inputs = [differentiable(item, instance) for item in instance.inputs()]
         result = MEANING[kind](instance.op, *inputs)
