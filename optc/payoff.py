@@ -16,8 +16,9 @@ from enum import Enum
 from optc.inspect import inspect_module
 from optc.ir.cost import compute_dtype, cost
 from optc.ir.dtype import DType
+from optc.ir.graph import Graph, Value
 from optc.ir.module import Module, Run
-from optc.ir.ops import ELEMENTWISE, Reshape
+from optc.ir.ops import ELEMENTWISE, QUANTIZATION, Dequantize, Reshape
 from optc.ir.targets.target import Arch, Target
 from optc.limits import Level, Limits, Work
 from optc.passes.base import Effect, Pass
@@ -124,14 +125,27 @@ def spread(calls: int) -> frozenset[int] | None:
 
 
 def modelled_seconds(module: Module, target: Target) -> float:
-    """The roofline of all nodes; elementwise ones are taken as fused into what they read."""
+    """The roofline of all nodes; elementwise ones are taken as fused into what they read.
+
+    So are steps between floats and integers; weights are read as they are stored.
+    """
     limits = nominal(target)
+    return sum(_seconds(graph, limits) for graph in module.graphs)
+
+
+def _seconds(graph: Graph, limits: Limits) -> float:
+    stored: dict[Value, int] = {}  # bytes of what is dequantized where it is read
     seconds = 0.0
-    for node in (node for graph in module.graphs for node in graph.nodes):
-        if not isinstance(node.op, (*ELEMENTWISE, Reshape)):
-            price = cost(node)
-            work = Work(price.flops, price.bytes_read, price.bytes_written, 0, compute_dtype(node))
-            seconds += limits.least(work).seconds
+    for node in graph.nodes:
+        if isinstance(node.op, (*ELEMENTWISE, *QUANTIZATION, Reshape)):
+            if isinstance(node.op, Dequantize) and all(v in graph.constants for v in node.inputs):
+                stored[node.output] = sum(value.type.nbytes for value in node.inputs)
+            continue
+        price = cost(node)
+        saved = sum(v.type.nbytes - stored[v] for v in set(node.inputs) if v in stored)
+        read = max(0, price.bytes_read - saved)
+        work = Work(price.flops, read, price.bytes_written, 0, compute_dtype(node))
+        seconds += limits.least(work).seconds
     return seconds
 
 

@@ -55,7 +55,10 @@ def payoff_words(records: Sequence[PassRecord]) -> str:
     if not payoffs:
         return ""
     idle = [item.name for item in payoffs if item.verdict is Verdict.NOTHING]
+    unknown = [item.name for item in payoffs if item.verdict is Verdict.EARLY]
     words = f"did not pay: {', '.join(idle)}" if idle else "every lossy pass paid"
+    if unknown and not idle:
+        words = f"what {', '.join(unknown)} pays, the ways out of calls say"
     return f"{words} (judged in {seconds_text(sum(item.judging for item in payoffs))})"
 
 

@@ -118,3 +118,14 @@ def test_the_report_says_it_and_is_the_same_again(tmp_path: Path) -> None:
     assert "Did each pass pay?" in pages[0]
     assert "paid: closer to the original" in pages[0]
     assert pages[0] == pages[1]
+
+
+def test_weights_in_few_bits_are_read_as_they_are_stored() -> None:
+    text = """graph @main(%x: 1x4096xf32) {
+  %w = constant {seed=1} : 4096x4096xf32
+  %y = linear(%x, %w) : 1x4096xf32
+  return %y
+}"""
+    module = parse(text)
+    stored = Pipeline.parse("quantize-weights{bits=8}").run(module, PassContext(TARGET))
+    assert modelled_seconds(stored, TARGET) < 0.3 * modelled_seconds(module, TARGET)
