@@ -74,8 +74,9 @@ class Runner:
         if self.problem or self.process.stdin is None:
             return {}
         os.kill(self.process.pid, signal.SIGCONT)
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is dead: the answer will say so
+            self.process.stdin.write(json.dumps(what) + "\n")
+            self.process.stdin.flush()
         answer = self._answer()
         self._sleep()
         return answer
