@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -39,6 +40,12 @@ def _run_in_turn(body: int, data: int, count: int) -> int:
     return max(results, key=abs)
 
 
+def runs_here(target: Target) -> bool:
+    """Whether this machine has all instructions of a target."""
+    here = host()
+    return target.arch is here.arch and set(target.features) <= set(here.features)
+
+
 class Loaded:
     """The kernels of some task bodies; `constants` has the constant inputs of each, if any.
 
@@ -53,6 +60,8 @@ class Loaded:
         choice: int = 0,
     ) -> None:
         self._bodies, target = bodies, target or host()
+        if not runs_here(target):
+            pytest.skip(f"this machine has not all instructions of {target.name}")
         functions = []
         self.templates: list[str] = []
         self._packs: list[Mapping[int, Pack]] = []

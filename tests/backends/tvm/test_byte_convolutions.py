@@ -19,8 +19,10 @@ from optc.ir.ops import Conv, ConvTranspose, MaxPool, Pad
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task
+from tests.backends.tvm.loaded import runs_here
 
 LEVELS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")
+HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))
 Shape = tuple[int, ...]
 
 
@@ -98,7 +100,7 @@ def convolutions(draw: DrawFn) -> tuple[Conv, TensorType, TensorType]:
     return op, x, TensorType((groups * outputs, inputs, size, size), I8)
 
 
-@given(convolutions(), st.sampled_from(EPILOGUES), st.sampled_from(LEVELS), st.integers(0, 5))
+@given(convolutions(), st.sampled_from(EPILOGUES), st.sampled_from(HERE), st.integers(0, 5))
 @settings(max_examples=6, deadline=None)
 def test_any_convolution(
     case: tuple[Conv, TensorType, TensorType], epilogue: str, target: str, choice: int
