@@ -1,4 +1,4 @@
-"""The context that passes run in outside of a compilation, equal to the one inside it."""
+"""The context that passes run in, in a compilation and outside of one."""
 
 from __future__ import annotations
 

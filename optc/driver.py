@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from optc.backends.aot.build import Emit
 from optc.backends.program import Program
+from optc.contexts import pass_context
 from optc.ir.diagnostics import Diagnostic, InternalError, OptcError
 from optc.ir.module import Module
 from optc.ir.printer import print_module
 from optc.ir.structural import module_digest
 from optc.ir.targets.target import Target
 from optc.observers import PassRecord, PassTimes
-from optc.passes.base import Observer, Pass, PassContext, run_passes
+from optc.passes.base import Observer, Pass, run_passes
 from optc.passes.fusion.fuse import Fuse
 from optc.passes.layout.assign_layout import AssignLayout
 from optc.passes.memory.reorder_nodes import ReorderNodes
@@ -117,7 +118,7 @@ def compile_module(
     clock = _Clock(progress)
     builder = kernel_builder(target)
     evidence = _evidence(module, options, clock)
-    context = _context(builder, options, evidence)
+    context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
     history, times = History(), PassTimes(_payoffs(target, evidence, options))
     with clock.stage("passes"):
         passes = passes_of(options)
@@ -166,10 +167,8 @@ def lower_module(
     module: Module, target: Target, options: Options = Options(), observers: Sequence[Observer] = ()
 ) -> Module:
     """What the passes of a compilation make of a module: fused, each node one kernel."""
-    from optc.backends.tvm.builder import kernel_builder
-
     evidence = _evidence(module, options, _Clock(None))
-    context = _context(kernel_builder(target), options, evidence)
+    context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
     return run_passes(module, passes_of(options), context, observers)
 
 
@@ -211,24 +210,6 @@ def _measure(
             return evidence.measure_module(lowered, "no shared library was made", progress)
         trial = write_artifact(program, Path(folder, "trial"), cache=options.cache)
         return evidence.measure_artifact(trial.path, lowered, progress)
-
-
-def _context(
-    builder: KernelBuilder | CudaKernelBuilder, options: Options, evidence: Evidence | None
-) -> PassContext:
-    from optc.backends.reference.fold import evaluate_constants
-    from optc.backends.tvm.lower.table import LOWER as LOWERED
-
-    return PassContext(
-        builder.target,
-        exact=options.exact,
-        seed=options.seed,
-        accepts=builder.refusal,
-        supports=lambda op: type(op) in LOWERED,
-        evaluate=evaluate_constants,
-        calibration=evidence.calibration if evidence is not None else None,
-        judge=evidence.judge if evidence is not None else None,
-    )
 
 
 @dataclass

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from optc.ir.constant import Absent, Constant, Splat
 from optc.ir.cost import compute_dtype, cost
@@ -18,6 +18,7 @@ from optc.ir.ops import Attention, Conv, ConvTranspose, Gru, Linear, Lstm, MatMu
 from optc.ir.ops.quantization import STORED
 from optc.ir.store import all_constants
 from optc.limits import Limits, Work
+from optc.passes.memory.joins import aliases, origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +164,7 @@ def _is_weight(dtype: DType) -> bool:
 
 def _peak(graph: Graph) -> tuple[int, str]:
     """The most bytes alive at once, and the node that runs then; reshapes take none."""
-    alias = {node.output: node.inputs[0] for node in graph.nodes if isinstance(node.op, Reshape)}
-
-    def root(value: Value) -> Value:
-        while value in alias:
-            value = alias[value]
-        return value
-
+    root = partial(origin, alias=aliases(graph))
     kept = {root(value) for value in graph.outputs}
     last = {root(value): index for index, node in enumerate(graph.nodes) for value in node.inputs}
     dying: dict[int, list[Value]] = {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.ops import Reshape
-from optc.passes.memory.joins import aliases, joins_of, origin
+from optc.passes.memory.joins import aliases, origin, roots_of
 
 ALIGNMENT = 64  # bytes: what the arena's offsets are multiples of
 
@@ -77,19 +77,7 @@ def footprint(graph: Graph, *, outputs_outside: bool = True) -> Footprint:
 
     `outputs_outside`: the graph's outputs go to the caller's memory; else they are kept here.
     """
-    alias, joins = aliases(graph), joins_of(graph)
-    whole = {
-        origin(node.inputs[place], alias): node.output
-        for node, places in joins.items()
-        for place in places
-    }
-
-    def root(value: Value) -> Value:
-        value = origin(value, alias)
-        while value in whole:
-            value = origin(whole[value], alias)
-        return value
-
+    alias, root = aliases(graph), roots_of(graph)
     nodes = tuple(node for node in graph.nodes if not isinstance(node.op, Reshape))
     results = {root(value) for value in graph.outputs}
     buffers = _Buffers()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 from optc.ir.graph import Graph, Node, Value
@@ -44,3 +44,21 @@ def joins_of(graph: Graph) -> dict[Node, tuple[int, ...]]:
             joins[node] = tuple(own)
             parts.update(origins[place] for place in own)
     return joins
+
+
+def roots_of(graph: Graph) -> Callable[[Value], Value]:
+    """From a value to the one whose memory holds it: what it names, or is joined into."""
+    alias = aliases(graph)
+    whole = {
+        origin(node.inputs[place], alias): node.output
+        for node, places in joins_of(graph).items()
+        for place in places
+    }
+
+    def root(value: Value) -> Value:
+        value = origin(value, alias)
+        while value in whole:
+            value = origin(whole[value], alias)
+        return value
+
+    return root

@@ -16,7 +16,7 @@ from optc.ir.cost import cost, reads
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.ops import Reshape
 from optc.ir.targets.target import MemorySpace, Target
-from optc.passes.memory.joins import aliases, joins_of, origin
+from optc.passes.memory.joins import joins_of, roots_of
 
 CLOCK = 2.5e9  # nominal cycles per second
 # Nominal bytes per second and seconds of latency of a space that says nothing of itself.
@@ -128,19 +128,7 @@ def machine_of(target: Target, fast: str, slow: str, capacity: int = 0) -> Machi
 
 def schedule_of(graph: Graph) -> Schedule:
     """The steps of a graph whose nodes are kernels; reshapes and joins in place are none."""
-    alias, joins = aliases(graph), joins_of(graph)
-    whole = {
-        origin(node.inputs[place], alias): node.output
-        for node, places in joins.items()
-        for place in places
-    }
-
-    def root(value: Value) -> Value:
-        value = origin(value, alias)
-        while value in whole:
-            value = origin(whole[value], alias)
-        return value
-
+    root, joins = roots_of(graph), joins_of(graph)
     nodes = [node for node in graph.nodes if not isinstance(node.op, Reshape) and node not in joins]
     moved: dict[Value, dict[int, int]] = {}
     made: dict[Value, int] = {}
