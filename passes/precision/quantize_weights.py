@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optc.ir.builder import Builder, live_nodes
 from optc.ir.constant import Absent, constant, to_floats
@@ -18,14 +17,12 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import ConvTranspose, Dequantize, Take
-from optc.ir.ops.quantization import limits
 from optc.ir.types import TensorType
 from optc.passes.base import Effect, Pass, PassContext
-from optc.passes.precision.affine import largest, quantized, spread, step
+from optc.passes.precision.affine import quantized
+from optc.passes.precision.blocks import best_scale
 from optc.passes.precision.layers import LAYERS, Names, weight_shape
 from optc.passes.rewrite import remap
-
-_SHARES = np.linspace(1.0, 0.6, 17)  # of a block's largest magnitude, that its integers may reach
 
 
 class Bits(Enum):
@@ -144,34 +141,3 @@ class _Weights:
                 self.builder.splat(0, zero, f"{weight.hint}_zero"),
             )
         return self.parts[weight, shape]
-
-
-def best_scale(
-    array: NDArray[np.float64], shape: tuple[int, ...], dtype: DType
-) -> NDArray[np.float32]:
-    """The scale of each block with the least squared error, from the largest magnitude down."""
-    most = limits(dtype)[1]
-    whole = largest(array, shape) / most
-    best = step(np.where(whole > 0, whole, 1.0))
-    if dtype is not DType.I4:
-        return best
-    least = _error(array, best, shape, most)
-    for share in _SHARES[1:]:
-        tried = step(np.where(whole > 0, share * whole, 1.0))
-        error = _error(array, tried, shape, most)
-        best, least = np.where(error < least, tried, best), np.minimum(error, least)
-    return best
-
-
-def _error(
-    array: NDArray[np.float64], scale: NDArray[np.float32], shape: tuple[int, ...], most: int
-) -> NDArray[np.float64]:
-    """The squared error of each block."""
-    full = spread(scale.astype(np.float64), array.shape)
-    lost = (np.clip(np.rint(array / full), -most, most) * full - array) ** 2
-    split: list[int] = []
-    for extent, entries in zip(array.shape, shape, strict=True):
-        split += [entries, extent // entries]
-    axes = tuple(range(1, 2 * len(shape), 2))
-    total: NDArray[np.float64] = lost.reshape(split).sum(axis=axes)
-    return total

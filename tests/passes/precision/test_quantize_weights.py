@@ -18,7 +18,8 @@ from optc.ir.ops import Dequantize
 from optc.ir.types import TensorType
 from optc.passes.base import run_passes
 from optc.passes.precision.affine import largest, quantized, step
-from optc.passes.precision.quantize_weights import Bits, QuantizeWeights, best_scale
+from optc.passes.precision.blocks import best_scale
+from optc.passes.precision.quantize_weights import Bits, QuantizeWeights
 from optc.passes.precision.unpack_nibbles import UnpackNibbles
 from optc.passes.standard import CANONICALIZE
 from tests.passes.oracle import context
