@@ -9,7 +9,7 @@ Muller 2016, chapter 3). Errors named are of the whole function, measured by the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -47,9 +47,6 @@ _EXP = (0.4999999403953552, 0.16666516661643982, 0.04166810214519501, 0.00836919
         0.0013838980812579393)
 _EXPM1 = (0.5, 0.16666635870933533, 0.041666511446237564, 0.008341509848833084,
           0.0013930542627349496, 0.00015046261250972748)
-# 2^r for |r| <= 1/2.
-_EXP2 = (1.0, 0.6931472420692444, 0.24022655189037323, 0.05550272390246391, 0.009617063216865063,
-         0.0013418163871392608, 0.00015821341366972774)
 # log(1 + f) = f - f^2 / 2 + f^3 P(f) for sqrt(1/2) <= 1 + f <= sqrt(2).
 _LOG = (0.3333333134651184, -0.2500082552433014, 0.20001265406608582, -0.16623203456401825,
         0.14200688898563385, -0.13160990178585052, 0.1277131289243698, -0.07644522935152054)
@@ -61,11 +58,16 @@ _ERF_SMALL = (0.12837916612625122, -0.3761262893676758, 0.11283625662326813,
 _ERF_LARGE = (-1.1286656856536865, -0.6350820660591125, -0.10635051131248474,
               0.023859228938817978, -0.003688089782372117, 0.00033395623904652894,
               -1.2339211934886407e-05)
-# log2 of the normal distribution's upper tail 1 - Phi(t), 0 <= t <= 6.
-_TAIL_END = 6.0
-_TAIL = (-0.9999999357887407, -1.1511083985533297, -0.4591788565796583, -0.05259662468306334,
-         0.007225891438251651, -0.0002738479526455136, -0.0001248393250567445,
-         2.5625094083219076e-05, -1.6291813708303089e-06)
+# Eighth roots of 1 - Phi(t), the normal distribution's upper tail, and of what Gelu's approximation
+# by tanh has in its place, for 0 <= t <= 6 and 5.5: minimax for t times the eighth power.
+_TAIL_END, _TANH_TAIL_END = 6.0, 5.5
+_TAIL = (0.9170039892196655, -0.09145741164684296, -0.03192807734012604, -0.0006719556404277682,
+         0.001504362327978015, 3.4295080695301294e-05, -6.025765469530597e-05,
+         7.479556188627612e-06, -2.9588215966214193e-07)
+_TANH_TAIL = (0.9170029759407043, -0.09143798798322678, -0.032051581889390945,
+              -0.00022138952044770122, 0.0009295118506997824, 0.000634704832918942,
+              -0.00042489400948397815, 0.00010881830530706793, -1.3082870282232761e-05,
+              5.995931928737264e-07)
 # In f64, for pow: log2(m) = z P(z^2), z = (m - 1) / (m + 1); 2^r for |r| <= 1/2.
 _LOG2_WIDE = (2.885390081777849, 0.9617966941152166, 0.5770779417718759, 0.412209316738634,
               0.3199028893716852, 0.28294250202973403)
@@ -254,33 +256,28 @@ def erf(x: Expr) -> Expr:
 
 
 def gelu(x: Expr) -> Expr:
-    """x * Phi(x), within 4e-7 of max(1, |x|).
-
-    Written as max(x, 0) - |x| (1 - Phi(|x|)): one exponential, no division, no cancellation.
-    """
-
-    def joined(t: Expr) -> Expr:
-        probability = let(polynomial(t, _TAIL), _exp2_in_range)
-        return tirx.Select(x < f32(0.0), f32(0.0), x) - t * probability
-
-    return let(below(absolute(x), _TAIL_END), joined)
+    """x * Phi(x), within 2.5e-7 of max(1, |x|)."""
+    return _gated(x, _TAIL, _TAIL_END)
 
 
 def gelu_tanh(x: Expr) -> Expr:
-    """Gelu's approximation by tanh (Hendrycks and Gimpel 2016, section 2), as a sigmoid."""
-    # 0.5 (1 + tanh(z)) = 1 / (1 + exp(-2 z)), z = sqrt(2 / pi) (x + 0.044715 x^3)
-    inner = x * (f32(-1.5957691216057308) - f32(0.0713548162726009) * x * x)
-    return x / (f32(1.0) + exp(inner))
+    """Gelu's approximation by tanh (Hendrycks and Gimpel 2016, section 2), as exact as `gelu`."""
+    return _gated(x, _TANH_TAIL, _TANH_TAIL_END)
 
 
-def _exp2_in_range(x: Expr) -> Expr:
-    """2^x for -126 <= x <= 127."""
+def _gated(x: Expr, root: Sequence[float], end: float) -> Expr:
+    """max(x, 0) - t * root(t)^8 with t = |x|: what falls off like exp(-t^2) without exponentials.
 
-    def rest(shifted: Expr) -> Expr:
-        r = x - (shifted - f32(ROUNDER))
-        return let(r, lambda y: polynomial(y, _EXP2)) * power_of_two(integer(shifted))
+    As Hastings (1955) has erf, with a power of a polynomial: there is nothing to cancel and nothing
+    to divide. Three squarings raise a rounding of the root eightfold, where t * root^8 is small.
+    """
 
-    return let(opaque(x + f32(ROUNDER)), rest)
+    def joined(t: Expr) -> Expr:
+        fourth = let(let(polynomial(t, root), lambda p: p * p), lambda p: p * p)
+        tail = let(fourth, lambda p: p * p)
+        return tirx.Select(x < f32(0.0), f32(0.0), x) - t * tail
+
+    return let(below(absolute(x), end), joined)
 
 
 def power(a: Expr, b: Expr) -> Expr:
