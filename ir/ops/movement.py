@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -54,6 +55,15 @@ class Transpose(Op):
         fits = sorted(self.perm) == list(range(len(shape)))
         require(fits, f"{self.perm} does not permute the axes of {inputs[0]}")
         return (inputs[0].with_shape([shape[axis] for axis in self.perm]),)
+
+    def moves(self, shape: Sequence[int]) -> bool:
+        """Whether elements change places in memory, given the input's shape.
+
+        Where only extents of 1 move, they do not. Axes are compared, not extents: those of a cube
+        are equal however it is turned.
+        """
+        order = [axis for axis in self.perm if shape[axis] != 1]
+        return order != sorted(order)
 
 
 @dataclass(frozen=True, slots=True)

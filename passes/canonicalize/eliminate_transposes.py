@@ -59,8 +59,8 @@ def _idle(node: Node, site: Site) -> Answer:
     x, perm = node.inputs[0], _perm(node.op)
     if perm == tuple(range(len(perm))):
         return x
-    moved = [axis for axis in perm if x.shape[axis] != 1]
-    return site.emit(Reshape(node.output.shape), x) if moved == sorted(moved) else None
+    idle = not Transpose(perm).moves(x.shape)
+    return site.emit(Reshape(node.output.shape), x) if idle else None
 
 
 def _pair(node: Node, site: Site) -> Answer:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from optc.ir.builder import Builder, live_nodes
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
-from optc.ir.ops import Conv, ConvTranspose, Reshape, Transpose
+from optc.ir.ops import Conv, ConvTranspose, Op, Reshape, Transpose
 from optc.ir.targets.target import Arch
 from optc.passes.base import Effect, Pass, PassContext
 
@@ -99,14 +99,15 @@ class Layout:
     def last(self, value: Value) -> Value:
         """The value with channels last; transposed here if it is at hand only as written."""
         if value not in self._last:
-            shape = tuple(value.shape[axis] for axis in to_last(value.type.rank))
-            # One channel, or one pixel: the elements are in this order already.
-            moves = [extent for extent in shape if extent != 1] != [
-                e for e in value.shape if e != 1
-            ]
-            op = Transpose(perm=to_last(value.type.rank)) if moves else Reshape(shape=shape)
-            self._last[value] = self.builder.emit(op, self.first(value), hint=value.hint)
+            self._last[value] = self.moved(self.first(value))
         return self._last[value]
+
+    def moved(self, value: Value) -> Value:
+        """A value transposed to channels last; with one channel, or one pixel, only reshaped."""
+        op = Transpose(perm=to_last(value.type.rank))
+        (kind,) = op.infer(value.type)
+        cheaper: Op = op if op.moves(value.shape) else Reshape(shape=kind.shape)
+        return self.builder.emit(cheaper, value, hint=value.hint)
 
     def constant_of(self, value: Value) -> bool:
         """Whether the value is a constant, which any form of costs nothing."""

@@ -73,10 +73,7 @@ def _aligned(value: Value, rank: int, layout: Layout) -> Value:
         return layout.last(value)
     shape = (1,) * (rank - value.type.rank) + value.shape
     full = layout.builder.emit(Reshape(shape=shape), layout.first(value), hint=value.hint)
-    moved = tuple(shape[axis] for axis in to_last(rank))
-    if [e for e in moved if e != 1] == [e for e in shape if e != 1]:
-        return layout.builder.emit(Reshape(shape=moved), full, hint=value.hint)
-    return layout.builder.emit(Transpose(perm=to_last(rank)), full, hint=value.hint)
+    return layout.moved(full)
 
 
 def _concat(node: Node, layout: Layout) -> bool:
@@ -171,8 +168,7 @@ def _reshape(node: Node, layout: Layout) -> bool:
     """Reshapes that leave batch and channels alone, and flattening when there is one pixel."""
     old, new = node.inputs[0].shape, node.output.shape
     value = layout.last(node.inputs[0])
-    moved = tuple(old[axis] for axis in to_last(len(old)))
-    if [e for e in moved if e != 1] == [e for e in old if e != 1]:
+    if not Transpose(perm=to_last(len(old))).moves(old):
         layout.set_first(node.output, layout.builder.emit(node.op, value, hint=node.output.hint))
         return True
     if len(new) < 3 or new[:2] != old[:2]:
