@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class _Library:
 
     def __init__(self, path: Path, prefix: str) -> None:
         try:
-            self._library = ctypes.CDLL(str(path))
+            self._library = _loaded(path)
             self.create = self._function(f"{prefix}_create", ctypes.c_int)
             self.destroy = self._function(f"{prefix}_destroy", None)
             self.run = self._function(f"{prefix}_run", ctypes.c_int)
@@ -121,6 +122,21 @@ class _Library:
         if code:
             sentence = (self.last_error() or b"").decode(errors="replace")
             raise error(_CODES.get(code, "E0524"), sentence or f"the library answered {code}")
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    """The library that lies at `path` now.
+
+    The loader takes a path it has met before for the library it found there then. A compilation
+    into the same folder would not be seen, so the file is loaded by a name of its own.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="optc-") as folder:
+            name = Path(folder, path.name)
+            name.symlink_to(path)
+            return ctypes.CDLL(str(name))
+    except FileNotFoundError:  # no folder for temporary files, as on some devices
+        return ctypes.CDLL(str(path))
 
 
 class Artifact:

@@ -52,3 +52,21 @@ def test_the_cache_is_that_of_the_command_line(
     assert list((default_cache() / "runtime").iterdir())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "optc"
+
+
+def test_a_folder_compiled_into_again_is_loaded_anew(tmp_path: Path) -> None:
+    runs = []
+    for width in (3, 5):
+        model = nn.Linear(4, width)
+        optc.compile(optc.capture(model, (X,)), out=tmp_path / "out")
+        runs.append((model, optc.load(tmp_path / "out")))  # the first is still at work
+    for model, run in runs:
+        assert np.allclose(run(X), model(torch.from_numpy(X)).detach(), atol=1e-6)
+
+
+def test_a_machine_without_temporary_files_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optc.compile(optc.capture(Scaled(), (X,)), out=tmp_path / "out")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert np.array_equal(optc.load(tmp_path / "out")(X), 3 * X)

@@ -1,4 +1,4 @@
-"""All passes of a compilation together keep the formula on random graphs, for each kind of target."""
+"""All passes of a compilation together keep the formula on random graphs, for any target."""
 
 from __future__ import annotations
 
