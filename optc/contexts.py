@@ -10,6 +10,7 @@ from optc.ir.graph import Graph
 from optc.ir.ops import Op
 from optc.ir.targets.target import Target
 from optc.passes.base import PassContext
+from optc.payoff import modelled_latency
 
 if TYPE_CHECKING:
     from optc.quality.evidence import Evidence
@@ -48,6 +49,7 @@ def pass_context(
         accepts=accepts,
         supports=supports,
         evaluate=evaluate,
+        latency=modelled_latency(target),
         calibration=evidence.calibration if evidence is not None else None,
         judge=evidence.judge if evidence is not None else None,
     )

@@ -21,7 +21,7 @@ from optc.ir.module import Module, Run
 from optc.ir.ops import ELEMENTWISE, QUANTIZATION, Dequantize, Reshape
 from optc.ir.targets.target import Arch, Target
 from optc.limits import Level, Limits, Work
-from optc.passes.base import Effect, Pass
+from optc.passes.base import Effect, Latency, Pass
 from optc.passes.quality import Difference, Judge, Part
 
 CYCLES = 2.5e9  # a second; only the proportion to BANDWIDTH matters
@@ -133,6 +133,16 @@ def modelled_seconds(module: Module, target: Target) -> float:
     return sum(_seconds(graph, limits) for graph in module.graphs)
 
 
+def modelled_latency(target: Target) -> Latency:
+    """The roofline of one kernel, for passes."""
+    limits = nominal(target)
+
+    def latency(flops: int, read: int, written: int, dtype: DType) -> float:
+        return limits.least(Work(flops, read, written, 0, dtype)).seconds
+
+    return latency
+
+
 def _seconds(graph: Graph, limits: Limits) -> float:
     stored: dict[Value, int] = {}  # bytes of what is dequantized where it is read
     seconds = 0.0
@@ -154,6 +164,8 @@ def nominal(target: Target) -> Limits:
     flops = CYCLES * 2 * FMA_UNITS * target.lanes(DType.F32) * target.cores
     quick = any(name in target.features for name in BYTE_PRODUCTS) or target.arch is Arch.CUDA
     peaks = {"i8": 4 * flops} if quick else {}
+    if "avx512_bf16" in target.features or target.arch is Arch.CUDA:
+        peaks["bf16"] = 2 * flops
     return Limits(target.cores, flops, tuple(_levels(target)), peaks)
 
 

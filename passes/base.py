@@ -23,6 +23,7 @@ from optc.ir.diagnostics import (
     Severity,
     error,
 )
+from optc.ir.dtype import DType
 from optc.ir.graph import Graph
 from optc.ir.module import Module
 from optc.ir.ops.base import Op
@@ -50,6 +51,8 @@ class Effect(Enum):
 Accepts = Callable[[Graph, frozenset[int]], str | None]
 # Whether the backend has any kernel for an op, good or not.
 Supports = Callable[[Op], bool]
+# Modelled seconds of a kernel: operations, bytes read, bytes written, and the dtype it computes in.
+Latency = Callable[[int, int, int, DType], float]
 # The outputs of a graph for constant inputs: what constant folding computes with.
 Evaluate = Callable[[Graph, Sequence[Constant]], Sequence[Constant]]
 
@@ -67,20 +70,25 @@ class PassContext:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     observers: tuple[Observer, ...] = ()  # a pass made of passes runs these around each of them
     calibration: Calibration | None = None  # the user's data, where there is any
+    latency: Latency | None = None  # of the target, the same in every compilation
     judge: Judge | None = None  # the user's metric, or agreement with the original
     exits: list[ExitPlan] = field(default_factory=list)  # what passes decided, for the reports
     lineage: Lineage = field(default_factory=Lineage)  # what passes removed, for those that mend
+    _noted: set[Diagnostic] = field(default_factory=set, init=False)  # those in `diagnostics`
 
     def remark(self, code: str, message: str, loc: Loc = NOWHERE) -> None:
         """Say why something was or was not done; equal remarks are kept once."""
-        finding = Diagnostic(code, message, Severity.REMARK, loc)
-        if finding not in self.diagnostics:
-            self.diagnostics.append(finding)
+        self._note(Diagnostic(code, message, Severity.REMARK, loc))
 
     def warn(self, code: str, message: str, loc: Loc = NOWHERE, help: str = "") -> None:
         """Say what the user should know before they use the result; equal warnings once."""
-        finding = Diagnostic(code, message, Severity.WARNING, loc, help=help)
-        if finding not in self.diagnostics:
+        self._note(Diagnostic(code, message, Severity.WARNING, loc, help=help))
+
+    def _note(self, finding: Diagnostic) -> None:
+        # Contexts may share the list: what others noted since is learnt here.
+        self._noted.update(self.diagnostics[len(self._noted) :])
+        if finding not in self._noted:
+            self._noted.add(finding)
             self.diagnostics.append(finding)
 
     def needed_calibration(self, asked_by: str) -> Calibration:

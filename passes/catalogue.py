@@ -47,6 +47,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "quantize": "optc.passes.precision.quantize:Quantize",
         "quantize-weights": "optc.passes.precision.quantize_weights:QuantizeWeights",
         "integerize": "optc.passes.precision.integerize:Integerize",
+        "assign-precision": "optc.passes.precision.assign_precision:AssignPrecision",
         "convert-precision": "optc.passes.precision.convert_precision:ConvertPrecision",
         "unpack-nibbles": "optc.passes.precision.unpack_nibbles:UnpackNibbles",
         "insert-exits": "optc.passes.early_exit.insert_exits:InsertExits",

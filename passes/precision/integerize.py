@@ -99,14 +99,24 @@ def _layer(node: Node, site: Site) -> Answer:
         return Miss("its bias does not fit i32 in units of the sums")
     op, q = _padded(node.op, x.inputs[0], source.zero, site)
     extra = [site.constant(bias, "bias")] if bias.array.any() else []
-    sums = site.emit(op, q, weight.inputs[0], *extra)
+    sums = site.emit(op, q, _bytes(site, weight.inputs[0]), *extra)
     return _real(site, sums, scale.reshape(output_shape(node) if scale.ndim else ()))
+
+
+def _bytes(site: Site, weight: Value) -> Value:
+    """Kernels of bytes take bytes; the artifact stores those that fit in half of one so."""
+    item = site.constant_of(weight)
+    if weight.type.dtype is DType.I8 or item is None:
+        return weight
+    return site.constant(constant(item.array.astype(np.int8), DType.I8), weight.hint)
 
 
 def _weight_refusal(node: Node, weight: Node, site: Site) -> str | None:
     q, scale, zero = weight.inputs
-    if q.type.dtype is not DType.I8 or not known(site, *weight.inputs, *node.inputs[2:]):
-        return "its weights are not constants in i8"
+    if q.type.dtype not in (DType.I8, DType.I4) or not known(
+        site, *weight.inputs, *node.inputs[2:]
+    ):
+        return "its weights are not constants in i8 or i4"
     if numbers(site, zero).any():
         return "the zero of its weights is not 0"
     if scale.type.rank and scale.shape != weight_shape(node):

@@ -77,6 +77,10 @@ class Placement:
             return node.inputs[0] is value
         return isinstance(node.op, _ARITHMETIC) and node.outputs[0] in self._settled
 
+    def is_settled(self, value: Value) -> bool:
+        """Whether all that read it end in integers again, so that nobody needs the float."""
+        return value in self._settled
+
     def source(self, value: Value) -> Value:
         """The point that a value comes from; the first, where there are several."""
         return next(self._sources(value))

@@ -25,6 +25,7 @@ from optc.passes.precision.observe import Observer, Range, observed
 from optc.passes.precision.placement import Placement
 
 Keep = Callable[[Node], str | None]  # why a layer stays in floats; None: it need not
+Known = dict[tuple[Node, Affine, DType], Weights]
 _BIAS = 1 << 30  # the largest bias, in units of an i32 sum, so that the sum has room beside it
 
 
@@ -51,6 +52,7 @@ class Quantization:
     ranging: Ranging = field(default_factory=Ranging)
     ranges: dict[Value, Range] = field(default_factory=dict)
     reasons: dict[Node, str] = field(default_factory=dict)
+    known: Known = field(default_factory=dict)  # weights that were rounded before
 
     def __post_init__(self) -> None:
         self.layers = [node for node in candidates(self.graph) if self._is_chosen(node)]
@@ -123,6 +125,11 @@ class Quantization:
         A scale is not so small that the bias would not fit i32 beside the sums. Channels of zeros
         have any scale.
         """
+        if (node, source, dtype) not in self.known:
+            self.known[node, source, dtype] = self._rounded(node, source, dtype)
+        return self.known[node, source, dtype]
+
+    def _rounded(self, node: Node, source: Affine, dtype: DType) -> Weights:
         shape, shift = weight_shape(node), self.ranging.power_of_two
         array = to_floats(self.graph.constants[node.inputs[1]]).astype(np.float64)
         size = largest(array, shape) / limits(dtype)[1]

@@ -65,6 +65,11 @@ class Case:
         return int(self._options.get("samples", "0"))
 
     @property
+    def metric(self) -> str | None:
+        """What candidates are judged by: ```` ```pipeline samples=40 metric=cosine ````."""
+        return self._options.get("metric")
+
+    @property
     def fitted(self) -> bool:
         """Whether weights are left out of the page, as the last bits of fits are a machine's own.
 

@@ -16,6 +16,7 @@ from optc.ir.targets.catalogue import find_target
 from optc.ir.text import parse, print_module
 from optc.passes.base import Effect, PassContext
 from optc.passes.pipeline import Pipeline
+from optc.payoff import modelled_latency
 from optc.quality.evidence import DataRequest, Evidence
 from tests.golden.page import INPUT, UNCHANGED, Case
 from tests.passes.oracle import same
@@ -70,10 +71,11 @@ def check_numbers(case: Case) -> None:
 
 
 def _context(case: Case, before: Module) -> PassContext:
-    context = PassContext(find_target(case.target), evaluate=evaluate_constants)
+    target = find_target(case.target)
+    context = PassContext(target, evaluate=evaluate_constants, latency=modelled_latency(target))
     if not case.samples:
         return context
-    evidence = Evidence(before, DataRequest(_data(before, case.samples)))
+    evidence = Evidence(before, DataRequest(_data(before, case.samples), metric=case.metric))
     return replace(context, calibration=evidence.calibration, judge=evidence.judge)
 
 

@@ -1,0 +1,125 @@
+"""Mixed precision: for each layer the numbers that pay, within the user's budget.
+
+Sensitivities measured layer by layer and an integer program over them: MixDQ (Zhao et al. 2024);
+what it may cost is said by the user's own metric and not by the program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from optc.ir.diagnostics import error
+from optc.ir.module import Module
+from optc.passes.base import Effect, Latency, Pass, PassContext
+from optc.passes.precision.choices import Choice, Layer, layers_of
+from optc.passes.precision.explain import Account, explained
+from optc.passes.precision.mixture import Mixture
+from optc.passes.precision.observe import Observer
+from optc.passes.precision.prices import Price, Prices, points_of, price
+from optc.passes.precision.quantization import Ranging
+from optc.passes.precision.search import Search
+from optc.passes.precision.sensitivity import Listener, Sensitivity, watched
+from optc.passes.precision.solver import Objective
+from optc.passes.quality import Part
+
+BUDGET = 0.01  # where the user names none
+
+
+@dataclass(frozen=True)
+class AssignPrecision(Pass):
+    """Choose for each layer f32, bf16, int8, or small weights, within `--accuracy-drop`.
+
+    What a choice gains is the target's modelled latency, or size with `objective=size`; what it
+    loses is measured at the output on `probes` batches of the calibration part, the layer alone
+    changed (`sensitivity=metric`: by the user's metric). The plan is the best one that holds the
+    budget on `calls` batches; then it is checked on held-out data, and noisy layers go back until
+    it holds. `keep_float` names layers, or modules of the model, that stay as they are; `observer`
+    is that of `quantize`. Without --accuracy-drop the budget is one point.
+    """
+
+    name = "assign-precision"
+    effect = Effect.LOSSY
+    objective: Objective = Objective.LATENCY
+    sensitivity: Sensitivity = Sensitivity.SQNR
+    observer: Observer = Observer.MSE
+    keep_float: tuple[str, ...] = ()
+    probes: int = 8
+    calls: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("probes", "calls"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+
+    def run(self, module: Module, ctx: PassContext) -> Module:
+        """The module in mixed precision; the same where nothing pays or nothing holds the budget.
+
+        Remarks give every layer's reason. Raises E0134 without data.
+        """
+        layers: Sequence[Layer] = list(layers_of(module, ctx.target, self.keep_float))
+        if not any(len(layer.offers) > 1 for layer in layers):
+            return module
+        calibration = ctx.needed_calibration(self.name)
+        judge = ctx.needed_judge(self.name)
+        if ctx.latency is None:
+            raise error("E0134", f"{self.name} needs a model of the target's latency")
+        mixture = Mixture(module, ctx.target.activations, Ranging(self.observer), calibration)
+        layers = mixture.settled(layers)
+        prices = self._prices(layers, mixture, ctx, ctx.latency)
+
+        def under(plan: Sequence[Choice]) -> Module:
+            chosen = zip(layers, plan, strict=True)
+            return mixture.module({n: c for n, c in chosen if c is not Choice.FLOAT})
+
+        search = Search(
+            prices,
+            self.objective,
+            judge,
+            BUDGET if judge.budget is None else judge.budget,
+            under,
+            spread(calibration.batches.calls, self.calls),
+        )
+        wanted = search.best()
+        plan, difference = search.checked(wanted)
+        account = Account(layers, prices, wanted, plan, difference, search.budget, self.objective)
+        explained(account, mixture.reasons(), ctx)
+        return under(plan)
+
+    def _prices(
+        self, layers: Sequence[Layer], mixture: Mixture, ctx: PassContext, latency: Latency
+    ) -> Prices:
+        """Every choice of every layer, what it loses included."""
+        calibration, judge = ctx.needed_calibration(self.name), ctx.needed_judge(self.name)
+        listener = Listener(mixture.source, judge.output, calibration, self.probes)
+        by_metric = self.sensitivity is Sensitivity.METRIC
+        by_metric = by_metric or not watched(mixture.source, judge.output)
+        calls = spread(calibration.batches.calls, self.calls)
+
+        def noise(layer: Layer, choice: Choice) -> float:
+            if choice is Choice.FLOAT:
+                return 0.0
+            alone = mixture.module({layer: choice})
+            if by_metric:
+                return max(0.0, judge.compare(alone, Part.CALIBRATION, calls).drop)
+            return listener.noise(alone)
+
+        def priced(layer: Layer) -> dict[Choice, Price]:
+            found = {
+                choice: replace(price(layer, choice, latency), noise=noise(layer, choice))
+                for choice in layer.offers
+            }
+            return {choice: item for choice, item in found.items() if math.isfinite(item.noise)}
+
+        points = points_of(layers, mixture.placements(layers), latency)
+        return Prices(tuple(map(priced, layers)), points)
+
+
+def spread(calls: int, most: int) -> frozenset[int] | None:
+    """At most `most` of so many calls, evenly; None: all."""
+    if calls <= most:
+        return None
+    return frozenset(np.linspace(0, calls - 1, most).round().astype(int).tolist())

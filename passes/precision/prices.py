@@ -1,0 +1,135 @@
+"""What each choice of a plan costs: modelled seconds, stored bytes, noise at the output.
+
+A layer's seconds are those of its kernel without what it writes. What lies between layers is
+written once in each form that somebody reads: so a layer of integers between layers of floats pays
+for the way there, and neighbours share it. That is what couples the choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from optc.ir.cost import cost
+from optc.ir.dtype import DType
+from optc.ir.graph import Node, Value
+from optc.ir.ops import Conv, Take
+from optc.passes.base import Latency
+from optc.passes.precision.choices import Choice, Layer
+from optc.passes.precision.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """One choice for one layer. `noise` is a share of the power of the output."""
+
+    seconds: float
+    nbytes: int
+    noise: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value that layers read: seconds to write it in each form. `always` are forms that others
+    read, or that the caller gives, whatever the layers do.
+    """
+
+    readers: tuple[int, ...]  # places of layers
+    seconds: Mapping[DType, float]
+    always: frozenset[DType] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """All that the choice is made by: for each layer its choices, FLOAT first; and the points."""
+
+    layers: tuple[Mapping[Choice, Price], ...]
+    points: tuple[Point, ...] = ()
+
+    def seconds(self, plan: Sequence[Choice]) -> float:
+        """Of a whole plan, a choice for each layer."""
+        own = sum(prices[c].seconds for prices, c in zip(self.layers, plan, strict=True))
+        return own + sum(self._written(point, plan) for point in self.points)
+
+    def nbytes(self, plan: Sequence[Choice]) -> int:
+        """What a plan stores."""
+        return sum(prices[c].nbytes for prices, c in zip(self.layers, plan, strict=True))
+
+    def noise(self, plan: Sequence[Choice]) -> float:
+        """What a plan adds to the output, errors of layers taken as independent."""
+        return sum(prices[c].noise for prices, c in zip(self.layers, plan, strict=True))
+
+    def switched(self, plan: Sequence[Choice], place: int, choice: Choice) -> float:
+        """Seconds that a plan gains (negative) or loses with another choice for one layer."""
+        other = [choice if index == place else c for index, c in enumerate(plan)]
+        return self.seconds(other) - self.seconds(plan)
+
+    def _written(self, point: Point, plan: Sequence[Choice]) -> float:
+        forms = {plan[place].activations for place in point.readers} | point.always
+        return sum(point.seconds[form] for form in forms)
+
+
+def price(layer: Layer, choice: Choice, latency: Latency) -> Price:
+    """What a layer takes and stores, noise left out."""
+    seconds = sum(_seconds(node, layer, choice, latency) for node in layer.nodes)
+    return Price(seconds, _stored(layer, choice))
+
+
+def _stored(layer: Layer, choice: Choice) -> int:
+    elements = layer.weight.type.elements
+    scales = 0
+    if choice not in (Choice.FLOAT, Choice.HALF):
+        scales = 4
+        for extent in layer.scales(choice):
+            scales *= extent
+    return choice.weights.nbytes(elements) + scales
+
+
+def _seconds(node: Node, layer: Layer, choice: Choice, latency: Latency) -> float:
+    if isinstance(node.op, Take):
+        rows = 2 * node.output.type.elements * choice.weights.bits // 8
+        return latency(0, rows, 0, DType.F32)
+    x, weight = node.inputs[0].type, layer.weight.type.elements
+    # Weights of half bytes are whole ones where kernels of bytes read them.
+    stored = weight if choice.integers else choice.weights.nbytes(weight)
+    read = choice.activations.nbytes(x.elements) + stored
+    return latency(cost(node).flops, read, 0, _multiplied(node, choice))
+
+
+def _multiplied(node: Node, choice: Choice) -> DType:
+    """The products of a depthwise convolution have no neighbours that one instruction could add:
+    bytes are multiplied no faster than floats.
+    """
+    depthwise = isinstance(node.op, Conv) and node.inputs[1].shape[1] == 1 and node.op.groups > 1
+    return DType.F32 if depthwise else choice.activations
+
+
+def points_of(
+    layers: Sequence[Layer], placements: Sequence[Placement], latency: Latency
+) -> tuple[Point, ...]:
+    """The values that layers read, each with all layers that read it, perhaps moved."""
+    place = {node: index for index, layer in enumerate(layers) for node in layer.nodes}
+    found: list[Point] = []
+    for placement in placements:
+        readers: dict[Value, set[int]] = {}
+        for node in placement.graph.nodes:
+            if node in place and not isinstance(node.op, Take):
+                readers.setdefault(placement.source(node.inputs[0]), set()).add(place[node])
+        for value, indices in readers.items():
+            found.append(_point(value, indices, placement, latency))
+    return tuple(found)
+
+
+def _point(value: Value, readers: Collection[int], placement: Placement, latency: Latency) -> Point:
+    elements = value.type.elements
+    given = value in placement.graph.inputs
+    seconds = {
+        form: latency(0, 0, form.nbytes(elements), DType.F32)
+        for form in (DType.F32, DType.BF16, DType.I8)
+    }
+    if given:  # the caller has written it: other forms take a kernel of their own
+        whole = DType.F32.nbytes(elements)
+        seconds = {f: latency(0, whole, f.nbytes(elements), DType.F32) for f in seconds}
+        seconds[DType.F32] = 0.0
+    floats = given or not placement.is_settled(value)
+    return Point(tuple(sorted(readers)), seconds, frozenset({DType.F32}) if floats else frozenset())
