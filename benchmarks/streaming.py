@@ -1,6 +1,7 @@
 """Streaming table: models under budgets of a half, a quarter and an eighth of what they need.
 
-    python -m benchmarks.streaming [MODEL ...] [--out F]
+    python -m benchmarks streaming [MODEL ...] --prepare    # compile
+    python -m benchmarks streaming [MODEL ...]              # run what is compiled, write the table
 
 Each artifact is run by a C program of its own, whose peak of resident memory (VmHWM) the system
 counts; outputs are compared bit for bit with those of mapped weights.
@@ -9,22 +10,30 @@ counts; outputs are compared bit for bit with those of mapped weights.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import optc
 from benchmarks.models import MODELS
-from optc.driver import Compiled
+from optc.backends.aot.package import write_artifact
+from optc.backends.assemble import assemble
+from optc.backends.tvm.builder import kernel_builder
+from optc.cli.options import cache_folder
+from optc.driver import lower_module
 from optc.ir.diagnostics import OptcError
 from optc.ir.targets.detect import host
+from optc.memory import fitted
 
+RESULTS = Path(__file__).parent / "results"
+MAPPED = "mapped"
 SHARES = (2, 4, 8)
 RUNS = 10
-STANDARD = ("minilm-l6", "bert-base", "gpt2", "resnet50")
+STANDARD = ("minilm-l6", "resnet50", "bert-base", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -37,48 +46,79 @@ class Run:
     digest: str
 
 
-def run(compiled: Compiled, folder: Path) -> Run:
+def run(artifact: Path) -> Run:
     """Compile the C program beside the artifact and run it."""
+    prefix = f"-DPREFIX={_manifest(artifact)['prefix']}"
     source = Path(__file__).with_name("high_water.c")
-    prefix = f"-DPREFIX={compiled.manifest['prefix']}"
-    library = (str(compiled.path / "model.so"), f"-Wl,-rpath,{compiled.path}")
-    command = ("gcc", "-O1", prefix, f"-I{compiled.path}", str(source), *library)
-    program = folder / "high_water"
+    program = artifact.with_name(f"{artifact.name}-high-water")
+    library = (str(artifact / "model.so"), f"-Wl,-rpath,{artifact}")
+    command = ("gcc", "-O1", prefix, f"-I{artifact}", str(source), *library)
     subprocess.run((*command, "-o", str(program)), check=True)
     done = subprocess.run(
-        (str(program), str(compiled.path), str(RUNS)), check=True, capture_output=True, text=True
+        (str(program), str(artifact), str(RUNS)), check=True, capture_output=True, text=True
     )
     before, most, fastest, digest = done.stdout.split()
     return Run(int(before), int(most), float(fastest), digest)
 
 
+def prepare(name: str, folder: Path) -> None:
+    """Build the kernels once, and write an artifact for mapped weights and for each budget."""
+    model, inputs = MODELS[name].make()
+    builder = kernel_builder(host())
+    lowered = lower_module(optc.capture(model, inputs), host())
+    program = assemble(lowered, lambda jobs: builder.build(jobs), host())
+    cache = cache_folder()
+    manifest = write_artifact(program, folder / name / MAPPED, cache=cache).manifest
+    for share in SHARES:
+        budget = needed(manifest) // share
+        try:
+            within, _ = fitted(program, budget)
+        except OptcError as problem:
+            words = problem.diagnostics[0].message.partition(";")[0]
+            (folder / name / f"of-{share}.txt").write_text(words)
+        else:
+            write_artifact(within, folder / name / f"of-{share}", cache=cache)
+
+
+def needed(manifest: Any) -> int:
+    """Bytes that a process needs which does nothing but run the artifact."""
+    return int(manifest["peak_bytes"]) + int(manifest["process_bytes"])
+
+
 def rows(name: str, folder: Path) -> Iterator[list[str]]:
     """A line for mapped weights, and one for each budget."""
-    model, inputs = MODELS[name].make()
-    module = optc.capture(model, inputs)
-    mapped = optc.compile(module, out=folder / "mapped")
-    needed = int(mapped.manifest["peak_bytes"]) + int(mapped.manifest["process_bytes"])
-    first = run(mapped, folder)
-    yield _row(name, "none", mapped, first, first)
+    place = folder / name
+    first = run(place / MAPPED)
+    manifest = _manifest(place / MAPPED)
+    yield _row(name, None, manifest, first, first)
     for share in SHARES:
-        budget = needed // share
-        try:
-            compiled = optc.compile(module, out=folder / f"of-{share}", memory=budget)
-        except OptcError as problem:
-            yield [name, f"{budget / 1e6:.1f}", problem.diagnostics[0].message.split(";")[0]]
+        budget = needed(manifest) // share
+        refusal = place / f"of-{share}.txt"
+        if refusal.exists():
+            yield [name, f"1/{share}: {budget / 1e6:.1f}", refusal.read_text()]
             continue
-        yield _row(name, f"{budget / 1e6:.1f}", compiled, run(compiled, folder), first)
+        artifact = place / f"of-{share}"
+        yield _row(name, share, _manifest(artifact), run(artifact), first, budget)
 
 
-def _row(name: str, budget: str, compiled: Compiled, found: Run, first: Run) -> list[str]:
-    plan = compiled.manifest.get("stream", {})
+def _manifest(artifact: Path) -> Any:
+    return json.loads((artifact / "manifest.json").read_text())
+
+
+def _row(
+    name: str, share: int | None, manifest: Any, found: Run, first: Run, budget: int = 0
+) -> list[str]:
+    plan = manifest.get("stream", {})
+    most = found.most * 1024
     return [
         name,
-        budget,
-        f"{compiled.manifest['peak_bytes'] / 1e6:.1f}",
+        f"1/{share}: {budget / 1e6:.1f}" if share else "none",
+        f"{manifest['weights_bytes'] / 1e6:.1f}",
         f"{plan.get('window_bytes', 0) / 1e6:.1f}" if plan else "",
+        f"{manifest['peak_bytes'] / 1e6:.1f}",
         f"{found.before * 1024 / 1e6:.1f}",
-        f"{found.most * 1024 / 1e6:.1f}",
+        f"{most / 1e6:.1f}",
+        ("yes" if most <= budget else "NO") if share else "",
         f"{found.fastest:.1f}",
         f"{found.fastest / first.fastest:.2f}",
         "same bits" if found.digest == first.digest else "DIFFERENT",
@@ -86,36 +126,51 @@ def _row(name: str, budget: str, compiled: Compiled, found: Run, first: Run) -> 
 
 
 HEADS = (
-    "model", "budget, MB", "planned peak", "window", "VmHWM before", "VmHWM", "fastest ms",
-    "of mapped", "outputs",
+    "model", "budget", "weights", "window", "planned peak", "VmHWM before", "VmHWM", "within",
+    "fastest ms", "of mapped", "outputs",
 )  # fmt: skip
 
 
-def main() -> None:
-    """Print the table, and write it where `--out` says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=list(STANDARD))
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+def table(found: Sequence[Sequence[str]]) -> str:
+    """The page."""
+    machine = host()
     lines = [
-        f"{date.today()}, {host().description}, {host().cores} cores; "
-        "`python -m benchmarks.streaming`; megabytes; the weights are in the page cache; fastest "
-        f"of {RUNS} runs.",
+        f"{date.today()}, {machine.description}, {machine.cores} cores; "
+        "`python -m benchmarks streaming --prepare`, then `streaming`; megabytes; the weights are "
+        f"in the page cache; fastest of {RUNS} runs.",
         "",
         "A budget is a share of all that mapped weights need, process and code included. `VmHWM` "
-        "is the whole C process, `before` what it had before it loaded the model.",
+        "is the whole C process as the system counts it, `before` what it had before it loaded the "
+        "model.",
         "",
         "| " + " | ".join(HEADS) + " |",
         "|" + "---|" * len(HEADS),
+        *("| " + " | ".join([*row, *[""] * (len(HEADS) - len(row))]) + " |" for row in found),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile, or run and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="*", default=list(STANDARD))
+    parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path("build/streaming"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    folder = options.folder.absolute()
+    if options.prepare:
+        for name in options.models:
+            prepare(name, folder)
+        return 0
+    found: list[list[str]] = []
     for name in options.models:
-        with tempfile.TemporaryDirectory() as folder:
-            for row in rows(name, Path(folder)):
-                lines.append("| " + " | ".join(row + [""] * (len(HEADS) - len(row))) + " |")
-                print(lines[-1], flush=True)
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
+        for row in rows(name, folder):
+            print(" | ".join(row), flush=True)
+            found.append(row)
+    (options.results / "memory_streaming.md").write_text(table(found))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

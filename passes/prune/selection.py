@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from optc.ir.dtype import DType
-from optc.ir.graph import Graph, Node
+from optc.ir.graph import Node
 from optc.ir.module import Module
 from optc.ir.targets.target import Arch, Target
 from optc.passes.base import PassContext
@@ -17,7 +17,7 @@ from optc.passes.prune.coupling import Couplings, Family, Place, couplings
 from optc.passes.prune.importance import SCORES, Criterion
 from optc.passes.prune.layers import head_places, layers_of
 from optc.passes.prune.separation import separated
-from optc.passes.prune.surgery import Kept, removal
+from optc.passes.prune.surgery import Kept
 from optc.passes.prune.ties import Pin
 from optc.passes.prune.where import Where
 
@@ -41,47 +41,90 @@ class Request:
         return "heads" if self.heads else "channels"
 
 
-def prune(module: Module, ctx: PassContext, request: Request) -> Module:
-    """The module with the least important components of each family removed, and remarks why."""
-    graphs = []
-    for graph, kept in zip(module.graphs, select(module, ctx, request), strict=True):
-        result, became = removal(kept)
-        graphs.append(graph if result is kept.found.graph else result)
-        if became:
-            ctx.lineage.begin(module)
-            ctx.lineage.follow(became, kept.mask)
-    return module.with_graphs(tuple(graphs))
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Of a family that layers make: how many of its components go, or the reason why none does.
+
+    `places` are those of the layers, `layer` makes the first of them.
+    """
+
+    family: Family
+    places: tuple[Place, ...]
+    layer: Node
+    gone: int
+    reason: str = ""
 
 
 def select(module: Module, ctx: PassContext, request: Request) -> tuple[Kept, ...]:
     """What is kept of each graph, its constants `separated`; remarks say what goes and why."""
-    apart = module.with_graphs(tuple(separated(graph) for graph in module.graphs))
-    request.where.check(layer for graph in apart.graphs for layer in layers_of(graph).values())
-    return tuple(_kept(apart, graph, ctx, request) for graph in apart.graphs)
+    apart = apart_of(module)
+    kept = []
+    for found, chosen in decided(apart, ctx, request):
+        kept.append(without(apart, found, [(c.family, c.gone) for c in chosen], ctx, request))
+    return tuple(kept)
 
 
-def _kept(module: Module, graph: Graph, ctx: PassContext, request: Request) -> Kept:
-    found, layers, heads = couplings(graph), layers_of(graph), head_places(graph)
+def apart_of(module: Module) -> Module:
+    """The module with the constants of each graph `separated`."""
+    return module.with_graphs(tuple(separated(graph) for graph in module.graphs))
+
+
+def decided(
+    module: Module, ctx: PassContext, request: Request
+) -> Iterator[tuple[Couplings, tuple[Choice, ...]]]:
+    """For each graph what the request makes of its families; remarks say it.
+
+    Raises E0137 for a name that no layer has.
+    """
+    request.where.check(layer for graph in module.graphs for layer in layers_of(graph).values())
+    for graph in module.graphs:
+        found, layers = couplings(graph), layers_of(graph)
+        chosen = []
+        for family, places in families(found, request):
+            refusal = request.where.refusal([layers[place] for place in places])
+            share = refusal or _share(found, family, places, request, ctx.target)
+            gone, reason = (0, share) if isinstance(share, str) else (share, "")
+            chosen.append(Choice(family, places, layers[places[0]], gone, reason))
+            _note(chosen[-1], ctx, request)
+        yield found, tuple(chosen)
+
+
+def families(found: Couplings, request: Request) -> Iterator[tuple[Family, tuple[Place, ...]]]:
+    """The families that the request is about, and where layers make them."""
+    layers, heads = layers_of(found.graph), head_places(found.graph)
+    for family in found.families:
+        places = tuple(place for place in family.places if place in layers)
+        if places and heads.isdisjoint(family.places) != request.heads:
+            yield family, places
+
+
+def without(
+    module: Module,
+    found: Couplings,
+    going: Iterable[tuple[Family, int]],
+    ctx: PassContext,
+    request: Request,
+) -> Kept:
+    """A graph of the module without so many of each family, the least important ones."""
     scores = SCORES[request.criterion](module, found, ctx, request.seed)
     removed = np.zeros(len(found.pin_of), dtype=bool)
-    for family in found.families:
-        places = [place for place in family.places if place in layers]
-        if not places or heads.isdisjoint(family.places) == request.heads:
-            continue
-        layer, count = layers[places[0]], len(family.components)
-        refusal = request.where.refusal([layers[place] for place in places])
-        share = refusal or _share(found, family, places, request, ctx.target)
-        if isinstance(share, str):
-            pin = family.pin if family.pin is not None and share == family.pin.reason else None
-            reason = share if pin is None else _words(pin, layer)
-            text = f"{count} {request.unit} of {layer.op.name} stay: {reason}"
-            ctx.remark("N0311", text, layer.loc)
-            continue
+    for family, gone in going:
         order = np.argsort(scores[family.components], kind="stable")
-        removed[family.components[order[:share]]] = True
-        text = f"{share} of {count} {request.unit} of {layer.op.name} removed"
-        ctx.remark("N0310", text, layer.loc)
+        removed[family.components[order[:gone]]] = True
     return Kept(found, removed)
+
+
+def _note(choice: Choice, ctx: PassContext, request: Request) -> None:
+    family, layer = choice.family, choice.layer
+    count, unit = len(family.components), request.unit
+    if choice.gone:
+        text = f"{choice.gone} of {count} {unit} of {layer.op.name} removed"
+        ctx.remark("N0310", text, layer.loc)
+        return
+    text = f"{count} {unit} of {layer.op.name} stay: {choice.reason}"
+    if family.pin is not None and choice.reason == family.pin.reason:
+        text += _elsewhere(family.pin, layer)
+    ctx.remark("N0311", text, layer.loc)
 
 
 def _share(
@@ -119,7 +162,7 @@ def kernel_step(target: Target, dtype: DType) -> int:
     return GPU_ACCESS // dtype.bits if target.arch is Arch.CUDA else target.lanes(dtype)
 
 
-def _words(pin: Pin, layer: Node) -> str:
-    """The reason of a pin, and its place where that is another than the layer's."""
+def _elsewhere(pin: Pin, layer: Node) -> str:
+    """The place of a pin, where that is another than the layer's."""
     here = (pin.loc.file, pin.loc.line) == (layer.loc.file, layer.loc.line)
-    return pin.reason if here or not pin.loc else f"{pin.reason}, at {pin.loc}"
+    return "" if here or not pin.loc else f", at {pin.loc}"

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from optc.ir.module import Module
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.prune.importance import Criterion
-from optc.passes.prune.selection import Request, prune
+from optc.passes.prune.match_statistics import MatchStatistics
+from optc.passes.prune.reconstruct_weights import ReconstructWeights
+from optc.passes.prune.rounds import Recover, prune
+from optc.passes.prune.selection import Request
 from optc.passes.prune.where import Where
+
+
+class Recovery(Enum):
+    """What mends a module after each round: a recovery pass with its defaults, or none."""
+
+    NONE = "none"
+    MATCH_STATISTICS = "match-statistics"
+    RECONSTRUCT_WEIGHTS = "reconstruct-weights"
+
+
+RECOVERY: Mapping[Recovery, Recover | None] = {
+    Recovery.NONE: None,
+    Recovery.MATCH_STATISTICS: MatchStatistics().run,
+    Recovery.RECONSTRUCT_WEIGHTS: ReconstructWeights().run,
+}
 
 
 @dataclass(frozen=True)
 class PruneShare(Pass):
     """Remove at most `ratio` of each family; `heads` says which families.
 
-    `only` and `keep` name layers by their module path, or parts of it: `only=(encoder.layer.0)`,
-    `keep=(*.query)`.
+    With several `rounds` the share grows evenly, importance is asked again in each, and `recover`
+    mends the layers after it. `only` and `keep` name layers by their module path, or parts of it:
+    `only=(encoder.layer.0)`, `keep=(*.query)`.
     """
 
     effect = Effect.LOSSY
@@ -26,6 +47,8 @@ class PruneShare(Pass):
     criterion: Criterion = Criterion.L1
     align: int | None = None
     seed: int = 0
+    rounds: int = 1
+    recover: Recovery = Recovery.NONE
     only: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
@@ -35,6 +58,8 @@ class PruneShare(Pass):
         if self.align is not None and self.align < 1:
             unit = "features" if self.heads else "channels"
             raise ValueError(f"align is a positive number of {unit}, not {self.align}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds is a positive number, not {self.rounds}")
 
     @property
     def request(self) -> Request:
@@ -47,7 +72,7 @@ class PruneShare(Pass):
 
         Raises E0137 for a name in `only` or `keep` that no layer has; W0315 where nothing went.
         """
-        after = prune(module, ctx, self.request)
+        after = prune(module, ctx, self.request, self.rounds, RECOVERY[self.recover])
         stays = [finding for finding in ctx.diagnostics if finding.code == "N0311"]
         if after is module and self.ratio and stays:
             text = f"{self.name} removed nothing: {stays[0].message}"

@@ -30,7 +30,7 @@ PRUNABLE = {
     "deit-t": (0.5, 0.8),
 }
 WHOLE = ("recurrent", "two-inputs", "counter")  # all they hold is recurrent, or the caller's
-LIMIT = 1e-5  # of the output's range, in f32
+LIMIT = 1e-9  # of the output's range, in f64
 
 
 def checked(name: str, step: PruneChannels | PruneHeads) -> Row:

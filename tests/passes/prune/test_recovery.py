@@ -280,10 +280,13 @@ def test_recovery_on_real_data() -> None:
     context = opened(captured, {captured.inputs[0].name: pixels[1000:].numpy()})
     module = Pipeline.parse("canonicalize").run(captured, context)
     kept = {}
-    for recovery in ("", *RECOVERY):
+    fitted = "rounds=2,recover=reconstruct-weights"
+    for recovery in ("", *RECOVERY, "rounds"):
         fresh = opened(captured, {captured.inputs[0].name: pixels[1000:].numpy()})
-        text = f"prune-channels{{ratio=0.5,align=1}},{recovery}".rstrip(",")
+        options, last = (fitted, "") if recovery == "rounds" else ("rounds=1", recovery)
+        text = f"prune-channels{{ratio=0.5,align=1,{options}}},{last}".rstrip(",")
         after = Pipeline.parse(text).run(module, fresh)
         kept[recovery] = fresh.needed_judge("test").quality(after).value
     assert kept["match-statistics"] > kept[""] + 0.05, kept
     assert kept["reconstruct-weights"] > kept["match-statistics"], kept
+    assert kept["rounds"] > kept["reconstruct-weights"], kept
