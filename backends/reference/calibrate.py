@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from optc.backends.reference.calls import calls_at_once, chunks, see_calls
 from optc.backends.reference.gradients import Loss, joint_scores, scores
 from optc.backends.reference.spread import Spread
-from optc.backends.reference.trace import trace
 from optc.backends.reference.walk import ReferenceWalk
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.module import Module, Run
 from optc.ir.output import replace_file
 from optc.ir.structural import module_digest
-from optc.passes.calibration import Array, Batches, Importance, Statistics
+from optc.passes.calibration import Array, Batch, Batches, Importance, Statistics
 
 FORMAT = 1  # of the kept answers
 
@@ -60,8 +60,9 @@ class ReferenceCalibration:
         see: Callable[[Mapping[Value, Array]], None],
     ) -> None:
         """Show the values of every call; those of bf16 widened to f32."""
-        for batch in self._batches:
-            see(_values(module, batch.inputs, values))
+        for found in self._seen(module, values, self._batches):
+            for call in range(len(next(iter(found.values()), ()))):
+                see({value: array[call] for value, array in found.items()})
 
     def walk(
         self, module: Module, keep: Collection[Value] = (), calls: int = 0
@@ -85,16 +86,14 @@ class ReferenceCalibration:
         keys = self._keys(module, question)
         missing = [v for v in values if not keys[v].exists()]
         if missing:
-            spreads = {value: Spread(axes.get(value)) for value in missing}
-
-            def see(found: Mapping[Value, Array]) -> None:
+            # Calls are an axis in front of a value's own.
+            spreads = {v: Spread(axes[v] + 1 if v in axes else None) for v in missing}
+            for found in self._seen(module, missing, self._batches):
                 for value, array in found.items():
                     spreads[value].add(array)
-
-            self.visit(module, missing, see)
             for value, spread in spreads.items():
-                found = spread.statistics()
-                self._keep(keys[value], {f.name: getattr(found, f.name) for f in fields(found)})
+                whole = spread.statistics()
+                self._keep(keys[value], {f.name: getattr(whole, f.name) for f in fields(whole)})
         return {value: _statistics(keys[value]) for value in values}
 
     def importance(
@@ -149,12 +148,21 @@ class ReferenceCalibration:
                 )
                 for index, value in enumerate(values)
             }
-            for call, batch in enumerate(islice(self._batches, count)):
-                for value, array in _values(module, batch.inputs, values).items():
-                    files[value][call] = array
+            done = 0
+            for found in self._seen(module, values, islice(self._batches, count)):
+                for value, array in found.items():
+                    files[value][done : done + len(array)] = array
+                done += len(next(iter(found.values())))
             for index, (value, file) in enumerate(files.items()):
                 file.flush()
                 Path(aside, str(index)).replace(paths[value])
+
+    def _seen(
+        self, module: Module, values: Collection[Value], batches: Iterable[Batch]
+    ) -> Iterator[Mapping[Value, Array]]:
+        """Values as [calls, *shape], some calls at a time; those of bf16 widened to f32."""
+        for chunk in chunks(batches, calls_at_once(module.graphs)):
+            yield _values(module, [batch.inputs for batch in chunk], values)
 
     def labels(self, calls: int | None = None) -> Array | None:
         """The labels of the first calls, stacked."""
@@ -176,7 +184,7 @@ class ReferenceCalibration:
 
 
 def _values(
-    module: Module, inputs: Mapping[str, Array], values: Collection[Value]
+    module: Module, calls: Sequence[Mapping[str, Array]], values: Collection[Value]
 ) -> Mapping[Value, Array]:
     seen: dict[Value, Array] = {}
 
@@ -184,7 +192,7 @@ def _values(
         wide = value.type.dtype is DType.BF16
         seen[value] = (array.astype(np.uint32) << 16).view(np.float32) if wide else array
 
-    trace(module, inputs, values, see, leave=False)  # every stage is of interest
+    see_calls(module, calls, values, see)
     return seen
 
 

@@ -89,7 +89,7 @@ def run_graph(
         **(instead or {}),
         **dict(zip(graph.inputs, inputs, strict=True)),
     }
-    dying = _last_uses(graph)
+    dying = last_uses(graph)
     for node in graph.nodes:
         _fetch_constants(graph, node.inputs, values)
         results = run_node(node, [values[value] for value in node.inputs])
@@ -118,7 +118,7 @@ def _fetch_constants(graph: Graph, wanted: Iterable[Value], values: dict[Value, 
             values[value] = to_tensor(graph.constants[value])
 
 
-def _last_uses(graph: Graph) -> Mapping[Node, list[Value]]:
+def last_uses(graph: Graph) -> Mapping[Node, list[Value]]:
     """For each node the values that nothing reads after it."""
     seen = set(graph.outputs)
     dying: dict[Node, list[Value]] = {}

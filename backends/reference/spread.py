@@ -13,6 +13,7 @@ from torch import Tensor
 from optc.passes.calibration import BINS, Statistics
 
 _HALF = BINS // 2
+_SMALL = -64
 _LEAST = 2.0**-126  # of a histogram's reach: the smallest normal f32
 
 
@@ -72,7 +73,8 @@ class Spread:
             self._exponent = exponent
         # A power of two scales exactly, and each side is cut off towards zero: numbers too tiny for
         # a bin of their own keep their side.
-        places = (x.double() * (_HALF / 2.0**self._exponent)).int() + _HALF - (x < 0).int()
+        wide = x if self._exponent > _SMALL else x.double()  # the factor fits f32
+        places = (wide * (_HALF / 2.0**self._exponent)).int() + _HALF - (x < 0).int()
         found = np.bincount(places.numpy(), minlength=BINS)
         self._counts += torch.from_numpy(found)
 

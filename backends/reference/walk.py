@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from optc.backends.reference.calls import Stack, calls_at_once, run_stacks
 from optc.backends.reference.dtypes import to_storage, to_tensor
-from optc.backends.reference.evaluate import run_node
 from optc.ir.constant import Constant, constant
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
@@ -42,7 +42,7 @@ class ReferenceWalk:
         self._values: dict[Value, Array] = {}
         self._files: dict[Value, Path] = {}
         self._keep = {*keep, *self._graph.outputs}
-        self._calls = calls
+        self._calls, self._at_once = calls, calls_at_once((self._graph,))
         self._last = {v: index for index, node in enumerate(self._nodes) for v in node.inputs}
         states = {state.name: state.initial.array for state in module.states}
         rooms = [self._room(value) for value in self._graph.inputs]
@@ -65,9 +65,9 @@ class ReferenceWalk:
         while value not in self._values:
             node = self._nodes[self._next]
             rooms = [self._room(output) for output in node.outputs]
-            for call, results in enumerate(self._run(node)):
+            for first, results in self._run(node):
                 for room, tensor, output in zip(rooms, results, node.outputs, strict=True):
-                    room[call] = to_storage(tensor, output.type.dtype)
+                    room[first : first + len(tensor)] = to_storage(tensor, output.type.dtype)
             self._free(node)
             self._next += 1
 
@@ -87,8 +87,8 @@ class ReferenceWalk:
 
     def results(self, node: Node) -> Iterator[Array]:
         """What a node computes now in each call; its inputs are there."""
-        for found in self._run(node):
-            yield to_storage(found[0], node.outputs[0].type.dtype)
+        for _, found in self._run(node):
+            yield from to_storage(found[0], node.outputs[0].type.dtype)
 
     def replace(self, node: Node, new: Node, constants: Mapping[Value, Constant]) -> None:
         """Put another node in the place of one that has not run; outputs are the same values."""
@@ -97,15 +97,21 @@ class ReferenceWalk:
         self._constants.update(constants)
         self._last |= {value: index for value in new.inputs if value not in self._last}
 
-    def _run(self, node: Node) -> Iterator[tuple[torch.Tensor, ...]]:
+    def _run(self, node: Node) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """Outputs [calls, *shape] of some calls at a time, and the number of the first."""
         fixed = {v: to_tensor(self._constants[v]) for v in node.inputs if v in self._constants}
         with torch.no_grad():
-            for call in range(self._calls):
-                given = (fixed[v] if v in fixed else self._tensor(v, call) for v in node.inputs)
-                yield run_node(node, list(given))
+            for first in range(0, self._calls, self._at_once):
+                calls = torch.arange(first, min(first + self._at_once, self._calls))
+                given = [
+                    Stack(fixed[v]) if v in fixed else Stack(self._tensor(v, calls), calls)
+                    for v in node.inputs
+                ]
+                yield first, [stack.spread(calls) for stack in run_stacks(node, given)]
 
-    def _tensor(self, value: Value, call: int) -> torch.Tensor:
-        return to_tensor(constant(self._values[value][call, ...], value.type.dtype))
+    def _tensor(self, value: Value, calls: torch.Tensor) -> torch.Tensor:
+        rows = self._values[value][int(calls[0]) : int(calls[-1]) + 1]
+        return to_tensor(constant(np.ascontiguousarray(rows), value.type.dtype))
 
     def _room(self, value: Value) -> Array:
         shape, kind = (self._calls, *value.shape), np.dtype(value.type.dtype.storage)

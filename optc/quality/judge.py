@@ -7,7 +7,8 @@ itself, what the metric compares with; that lies in a temporary file.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, cast
 
@@ -145,8 +146,7 @@ class DataJudge:
         original, tally = self._originals[part, chosen], Tally(self.rule)
         done, total = (walks - 1) * batches.samples, walks * batches.samples
         truths = iter(original.truths)
-        for index, batch in enumerate(batches):
-            outputs = outputs_of(run, batch)
+        for index, (batch, outputs) in enumerate(answered(run, batches)):
             if self.rule.against is Against.ORIGINAL:
                 tally.add(self.rule.rows(outputs, next(truths)))
             else:
@@ -158,8 +158,7 @@ class DataJudge:
 
     def _remember(self, batches: Batches | _Chosen, progress: Progress | None) -> Original:
         found, done = Original(), 0
-        for batch in batches:
-            outputs = outputs_of(self._run, batch)
+        for batch, outputs in answered(self._run, batches):
             if self.rule.against is Against.ORIGINAL:
                 found.truths.append(self.rule.truth_of(outputs))
             else:
@@ -175,20 +174,32 @@ def evaluate(
 ) -> Quality:
     """The metric of whatever `run` runs, on labels."""
     tally, done = Tally(metric), 0
-    for batch in batches:
-        tally.add(metric.rows(outputs_of(run, batch), _labels(batch)))
+    for batch, outputs in answered(run, batches):
+        tally.add(metric.rows(outputs, _labels(batch)))
         done += batch.valid
         if progress is not None:
             progress(done, batches.samples)
     return tally.quality()
 
 
-def outputs_of(run: Runner, batch: Batch) -> Mapping[str, Array]:
-    """The outputs of a call, first axis samples, without those of what the batch was filled with.
+def answered(run: Runner, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Mapping[str, Array]]]:
+    """Each batch with its outputs, which have no rows for what the batch was filled with.
 
-    An output without the batch's axis is left as it is.
+    An output without the batch's axis is left as it is. A runner may take some batches ahead.
     """
-    found = run(batch.inputs)
+    waiting: deque[Batch] = deque()
+
+    def inputs() -> Iterator[Mapping[str, Array]]:
+        for batch in batches:
+            waiting.append(batch)
+            yield batch.inputs
+
+    for found in run(inputs()):
+        batch = waiting.popleft()
+        yield batch, _counted(found, batch)
+
+
+def _counted(found: Mapping[str, Array], batch: Batch) -> Mapping[str, Array]:
     if batch.size is None:
         return {name: array[None] for name, array in found.items()}
     return {

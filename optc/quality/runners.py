@@ -1,8 +1,8 @@
-"""What runs a model on one call's inputs: the reference, or an artifact."""
+"""What runs a model on call after call: the reference, many at once, or an artifact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from optc.ir.module import Port as ModulePort
 from optc.runtime import Artifact
 
 Array = NDArray[Any]
-Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]  # states are at their first content
+Arrays = Mapping[str, Array]
+# Inputs of calls to their outputs, in order; states are at their first content in every call.
+Runner = Callable[[Iterable[Arrays]], Iterator[Arrays]]
 
 
 def ports_of(ports: tuple[ModulePort, ...]) -> tuple[Tensor, ...]:
@@ -27,11 +29,12 @@ def reference(module: Module) -> Runner:
     """Runs a module with torch; bf16 outputs come widened to f32."""
     ports = ports_of(module.outputs)
 
-    def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        from optc.backends.reference.trace import trace
+    def run(calls: Iterable[Arrays]) -> Iterator[Arrays]:
+        from optc.backends.reference.calls import calls_at_once, chunks, run_calls
 
-        found = trace(module, inputs)
-        return {port.name: _widened(port, found[port.name]) for port in ports}
+        for chunk in chunks(calls, calls_at_once(module.graphs)):
+            for found in run_calls(module, chunk):
+                yield {port.name: _widened(port, found[port.name]) for port in ports}
 
     return run
 
@@ -39,11 +42,12 @@ def reference(module: Module) -> Runner:
 def artifact_runner(artifact: Artifact) -> Runner:
     """Runs an artifact, its states reset before every call; bf16 outputs come widened to f32."""
 
-    def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        if artifact.states:
-            artifact.reset()
-        found = call(artifact, inputs)
-        return {port.name: _widened(port, found[port.name]) for port in artifact.outputs}
+    def run(calls: Iterable[Arrays]) -> Iterator[Arrays]:
+        for inputs in calls:
+            if artifact.states:
+                artifact.reset()
+            found = call(artifact, inputs)
+            yield {port.name: _widened(port, found[port.name]) for port in artifact.outputs}
 
     return run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,15 @@ def judge(labelled: bool, metric: str | None = None) -> tuple[DataJudge, list[in
     data, calls = dataset(labelled), []
     run = reference(MODULE)
 
-    def counted(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        calls.append(len(inputs["x"]))
-        return run(inputs)
+    def counted(
+        given: Iterable[Mapping[str, NDArray[Any]]],
+    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+        def noted() -> Iterator[Mapping[str, NDArray[Any]]]:
+            for inputs in given:
+                calls.append(len(inputs["x"]))
+                yield inputs
+
+        return run(noted())
 
     labels = np.zeros(1, np.int64) if labelled else None
     rule = choose_metric(metric, ports_of(MODULE.outputs), data.batch, labels)
@@ -68,7 +74,10 @@ def test_a_candidate_is_judged_on_the_held_out_part(labelled: bool) -> None:
     worse = found.compare(OTHER)
     held_out = dataset(labelled).facts.held_out
     answers = [
-        tuple(reference(m)(batch.inputs)["y"].argmax(1)[: batch.valid] for m in (MODULE, OTHER))
+        tuple(
+            next(reference(m)([batch.inputs]))["y"].argmax(1)[: batch.valid]
+            for m in (MODULE, OTHER)
+        )
         for batch in dataset(labelled).part(Part.HELD_OUT)
     ]
     truth, own = (np.concatenate(parts) for parts in zip(*answers, strict=True))
@@ -153,4 +162,4 @@ def test_states_start_anew_with_every_call() -> None:
     )
     run = reference(module)
     x = np.ones((2, 3), np.float32)
-    assert all(np.array_equal(run({"x": x})["y"], x) for _ in range(3))
+    assert all(np.array_equal(found["y"], x) for found in run([{"x": x}] * 3))
