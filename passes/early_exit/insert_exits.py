@@ -55,8 +55,8 @@ class InsertExits(Pass):
         places = own or self._places(graph, result, ctx)
         if not places:
             return module
-        study = Study(module, graph, result, places, bool(own), self.decision, ctx)
-        choice = study.choose(self.n, self.risk)
+        study = Study(module, graph, result, places, bool(own), self.decision, ctx, self.risk)
+        choice = study.choose(self.n)
         if choice is None:
             return module
         exits = study.exits(choice)

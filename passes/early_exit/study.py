@@ -43,7 +43,10 @@ class Choice:
 
 
 class Study:
-    """All that is known of the places; `graph` has every candidate head in it."""
+    """All that is known of the places; `graph` has every candidate head in it.
+
+    `risk` is how often a policy may be confirmed that breaks the budget.
+    """
 
     def __init__(
         self,
@@ -54,8 +57,10 @@ class Study:
         own: bool,
         decision: Decision,
         ctx: PassContext,
+        risk: float,
     ) -> None:
         self.module, self.ctx, self.decision, self.own = module, ctx, decision, own
+        self.risk = risk
         self.judge = ctx.needed_judge("insert-exits")
         self.data = ctx.needed_calibration("insert-exits")
         self.result, self.places = result, tuple(places)
@@ -71,6 +76,7 @@ class Study:
         order = np.random.Generator(np.random.PCG64(ctx.seed)).permutation(calls)
         first, second = (round(calls * share) for share in (OWN if own else FITTED))
         self.parts = order[:first], order[first:second], order[second:]
+        self._check_enough(risk)
         self.labels = self.data.labels()
         self.valid = self._valid(calls)
         if own:
@@ -91,6 +97,23 @@ class Study:
         ]
         self.prices = self._prices()
         self.trials = self._trials()
+
+    def _check_enough(self, risk: float) -> None:
+        """Raise E0764 where even perfect heads could not be confirmed with so few samples: now,
+        before anything is run.
+        """
+        least, test = needed(self.budget, risk), len(self.parts[2])
+        if test >= least:
+            return
+        share = test / max(1, sum(map(len, self.parts)))
+        rows = self.result.shape[0]
+        samples = int(np.ceil(least / max(share, 0.1) * rows / 0.3 / 10)) * 10
+        raise error(
+            "E0764",
+            f"a budget of {100 * self.budget:g} % takes {least} calls to confirm, "
+            f"{test} are left for it",
+            help=f"give --data at least {samples} samples, or a larger --accuracy-drop",
+        )
 
     def _valid(self, calls: int) -> NDArray[np.bool_]:
         """Which rows of the calls are samples, and no filling: [calls, rows]."""
@@ -202,24 +225,10 @@ class Study:
     def _part(self, calls: NDArray[np.int64]) -> Trials:
         return Trials(self.trials.scores[calls], self.trials.losses[calls])
 
-    def choose(self, most: int, risk: float) -> Choice | None:
-        """The cheapest policy that is confirmed; None and a remark where none is.
-
-        Raises E0764 where even perfect heads could not be confirmed with so few samples.
-        """
+    def choose(self, most: int) -> Choice | None:
+        """The cheapest policy that is confirmed; None and a remark where none is."""
         _, proposing, testing = map(self._part, self.parts)
-        least = needed(self.budget, risk)
-        if len(testing.scores) < least:
-            share = len(testing.scores) / max(1, len(self.trials.scores))
-            rows = self.valid.shape[1]
-            samples = int(np.ceil(least / max(share, 0.1) * rows / 0.3 / 10)) * 10
-            raise error(
-                "E0764",
-                f"a budget of {100 * self.budget:g} % takes {least} calls to confirm, "
-                f"{len(testing.scores)} are left for it",
-                help=f"give --data at least {samples} samples, or a larger --accuracy-drop",
-            )
-        policy, proposed = choose(proposing, testing, self.prices, most, self.budget, risk)
+        policy, proposed = choose(proposing, testing, self.prices, most, self.budget, self.risk)
         names = value_names(self.graph)
         for index, place in enumerate(self.places):
             loc = self.graph.producer[place.value].loc
@@ -233,12 +242,10 @@ class Study:
             text = f"no exits: the most careful of {len(proposed)} policies loses {lost:.2%}"
             self.ctx.remark("N0342", f"{text}, and {self.budget:.2%} could not be confirmed")
             return None
-        self._record(policy, proposed, testing, risk)
+        self._record(policy, proposed, testing)
         return Choice(policy, proposed)
 
-    def _record(
-        self, policy: Policy, proposed: Sequence[Policy], test: Trials, risk: float
-    ) -> None:
+    def _record(self, policy: Policy, proposed: Sequence[Policy], test: Trials) -> None:
         names = value_names(self.graph)
         left, paths, whole = (
             shares(policy, test),
@@ -266,7 +273,7 @@ class Study:
             self.decision,
             self.judge.metric,
             self.budget,
-            risk,
+            self.risk,
             METHOD,
             len(test.scores),
             "the model's own" if self.own else "fitted to calibration samples",

@@ -10,6 +10,7 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.names import value_names
 from optc.ir.ops import Attention, Conv, ConvTranspose, Dequantize, Gru, Linear, Lstm, MatMul
+from optc.ir.types import TensorType
 
 LAYERS = (Conv, ConvTranspose, Linear)
 _FLOATING: Mapping[type, str] = {
@@ -87,7 +88,28 @@ def refusal(graph: Graph, node: Node) -> str | None:
         return "it computes nothing"
     if terms(node) * 255 * 127 >= 1 << 30:
         return f"sums of {terms(node)} products may not fit i32"
+    if node in deciding(graph):
+        return "its scores decide whether a call leaves early"
     return None
+
+
+def deciding(graph: Graph) -> set[Node]:
+    """Layers that a condition hangs on by no other layer: the head of an exit.
+
+    They are small, fitted to features of very unlike sizes, and a score that rounding moves sends
+    a call the wrong way.
+    """
+    condition = TensorType((), DType.BOOL)
+    queue = [value for value in graph.outputs if value.type == condition]
+    seen, found = set(queue), set()
+    while queue:
+        node = graph.producer.get(queue.pop())
+        if node is not None and isinstance(node.op, LAYERS):
+            found.add(node)
+        elif node is not None:
+            queue += set(node.inputs) - seen
+            seen.update(node.inputs)
+    return found
 
 
 def candidates(graph: Graph) -> Iterator[Node]:
