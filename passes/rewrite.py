@@ -116,8 +116,9 @@ def _walk(graph: Graph, rules: Rules, ctx: PassContext, code: str, refused: list
     site = Site(graph, ctx)
     changed = False
     for old in graph.nodes:
-        node = remap(old, site.resolve)
-        answer, misses = _offer(node, site, rules.get(type(node.op), ()))
+        node = remap(old, site.resolve) if site.replaced else old
+        offered = rules.get(type(node.op))
+        answer, misses = _offer(node, site, offered) if offered else (None, [])
         if answer is None:
             site.builder.append(node)
             refused += misses
@@ -160,6 +161,4 @@ def _remark(refused: Sequence[Refusal], ctx: PassContext, code: str) -> None:
 def remap(node: Node, resolve: Callable[[Value], Value]) -> Node:
     """The node reading resolved inputs; the same object when they are the same."""
     inputs = tuple(map(resolve, node.inputs))
-    if all(new is old for new, old in zip(inputs, node.inputs, strict=True)):
-        return node
-    return replace(node, inputs=inputs)
+    return node if inputs == node.inputs else replace(node, inputs=inputs)

@@ -25,6 +25,9 @@ class Emit(Enum):
     SOURCE = "c"  # source/: model.c, the runtime's C and the kernels' .o files, with a Makefile
 
 
+# Calls in a driver up to which a C compiler optimises it. Each gains a nanosecond by that; of a
+# thousand, compiling would take longer than all else that is done for them.
+_OPTIMIZED = 1000
 _GPU_PART = "cuda.o"  # of the runtime: only programs for a GPU hold it
 
 _MAKEFILE = """# Builds model.a for the target of the kernels: make CC=... AR=...
@@ -63,7 +66,8 @@ def build(
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             _write(work, sources | kernels)
-            toolchain.compile(("model.c",), work)
+            calls = sum(len(segment.calls) for segment in program.segments)
+            toolchain.compile(("model.c",), work, optimize=calls <= _OPTIMIZED)
             compiled = toolchain.runtime(cache).items()
             runtime = {name: data for name, data in compiled if program.device or name != _GPU_PART}
             _write(work, runtime)

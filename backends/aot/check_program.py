@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 from optc.backends.aot.check_stream import check_stream
@@ -14,6 +16,7 @@ from optc.backends.program import (
     ExitIf,
     Launch,
     Operand,
+    Port,
     Program,
     RunSegment,
     Segment,
@@ -35,13 +38,14 @@ _SHARED = 227 << 10  # the most that a block can have, on 9.0
 
 def check_program(program: Program) -> list[str]:
     """What is wrong with a program, one sentence each; the driver relies on an empty list."""
+    sizes = _Sizes.of(program)
     return [
         *_names(program),
         *_blocks("weight", program.weights),
         *_blocks("state", program.states),
         *_initial_states(program),
-        *(problem for segment in program.segments for problem in _segment(program, segment)),
-        *_flow(program),
+        *(problem for segment in program.segments for problem in _segment(sizes, segment)),
+        *_flow(program, sizes),
         *_device(program),
         *check_stream(program),
     ]
@@ -58,7 +62,9 @@ def _names(program: Program) -> Iterator[str]:
         ],
     }
     for kind, names in groups.items():
-        yield from (f"two {kind} are called {name!r}" for name in {*names} if names.count(name) > 1)
+        yield from (
+            f"two {kind} are called {n!r}" for n, times in Counter(names).items() if times > 1
+        )
 
 
 def _blocks(kind: str, blocks: Sequence[Weight | StateSlot]) -> Iterator[str]:
@@ -72,15 +78,13 @@ def _blocks(kind: str, blocks: Sequence[Weight | StateSlot]) -> Iterator[str]:
 
 
 def _initial_states(program: Program) -> Iterator[str]:
+    weights = program.weights_bytes
     for slot in program.states:
-        if (
-            slot.initial is not None
-            and not 0 <= slot.initial <= program.weights_bytes - slot.nbytes
-        ):
+        if slot.initial is not None and not 0 <= slot.initial <= weights - slot.nbytes:
             yield f"state {slot.name!r} starts from bytes outside of the weights"
 
 
-def _segment(program: Program, segment: Segment) -> Iterator[str]:
+def _segment(sizes: _Sizes, segment: Segment) -> Iterator[str]:
     for call in segment.calls:
         where = f"segment {segment.name!r}, {call.label or 'a call'}"
         match call:
@@ -92,7 +96,7 @@ def _segment(program: Program, segment: Segment) -> Iterator[str]:
                 if target.space in _READ_ONLY:
                     yield f"{where}: it writes to {target.space.value}, which is read only"
         for operand, nbytes in checks:
-            yield from (f"{where}: {problem}" for problem in _operand(program, operand, nbytes))
+            yield from (f"{where}: {problem}" for problem in _operand(sizes, operand, nbytes))
 
 
 def _device(program: Program) -> Iterator[str]:
@@ -132,39 +136,49 @@ def _sizes_of(launch: Launch) -> Iterator[str]:
         yield f"{launch.shared_bytes} bytes of shared memory, not within {_SHARED}"
 
 
-def _flow(program: Program) -> Iterator[str]:
+def _flow(program: Program, sizes: _Sizes) -> Iterator[str]:
     names = {segment.name for segment in program.segments}
     for step in steps_of(program.flow):
         match step:
             case RunSegment(name=name) if name not in names:
                 yield f"the flow runs segment {name!r}, which does not exist"
             case ExitIf(flag=flag):
-                yield from (f"an exit's flag: {problem}" for problem in _operand(program, flag, 1))
+                yield from (f"an exit's flag: {problem}" for problem in _operand(sizes, flag, 1))
             case Switch(index=index, cases=cases):
-                yield from (f"a switch's index: {p}" for p in _operand(program, index, 4))
+                yield from (f"a switch's index: {p}" for p in _operand(sizes, index, 4))
                 if not cases:
                     yield "a switch has no cases"
 
 
-def _operand(program: Program, operand: Operand, nbytes: int) -> Iterator[str]:
-    ports = {Space.INPUT: program.inputs, Space.OUTPUT: program.outputs}.get(operand.space)
+def _operand(sizes: _Sizes, operand: Operand, nbytes: int) -> Iterator[str]:
+    ports = sizes.ports.get(operand.space)
     if ports is not None:
         if not 0 <= operand.offset < len(ports):
             yield f"{operand.space.value} {operand.offset} of {len(ports)}"
             return
         start, limit = operand.start, ports[operand.offset].nbytes
     else:
-        start, limit = operand.offset + operand.start, _sizes(program)[operand.space]
+        start, limit = operand.offset + operand.start, sizes.spaces[operand.space]
     if start < 0 or start + nbytes > limit:
         what = f"{operand.space.value} has {limit} bytes"
         yield f"{what}, an address of {nbytes} bytes starts at {start}"
 
 
-def _sizes(program: Program) -> dict[Space, int]:
-    return {
-        Space.ARENA: program.arena_bytes,
-        Space.WEIGHTS: program.weights_bytes,
-        Space.STATE: program.state_bytes,
-        Space.WINDOW: program.stream.window if program.stream else 0,
-        Space.TABLES: program.stream.tables if program.stream else 0,
-    }
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes of each space, and the ports: found once, since every operand asks."""
+
+    spaces: Mapping[Space, int]
+    ports: Mapping[Space, Sequence[Port]]
+
+    @staticmethod
+    def of(program: Program) -> _Sizes:
+        stream = program.stream
+        spaces = {
+            Space.ARENA: program.arena_bytes,
+            Space.WEIGHTS: program.weights_bytes,
+            Space.STATE: program.state_bytes,
+            Space.WINDOW: stream.window if stream else 0,
+            Space.TABLES: stream.tables if stream else 0,
+        }
+        return _Sizes(spaces, {Space.INPUT: program.inputs, Space.OUTPUT: program.outputs})

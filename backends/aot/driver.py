@@ -39,6 +39,7 @@ _BASE = {
     Space.WINDOW: "window",
     Space.TABLES: "tables",
 }
+_PART = 128  # calls in one C function
 _PORT = {Space.INPUT: "m->inputs", Space.OUTPUT: "m->outputs"}
 
 
@@ -159,28 +160,45 @@ def _segments(program: Program) -> Iterator[str]:
     number = 0
     around = surrounds(program, _address)
     for index, segment in enumerate(program.segments):
-        yield f"/* {comment(segment.name)} */"
-        yield f"static int segment_{index}(struct optc_rt_instance *m)"
-        yield "{"
-        for space, base in _BASE.items():
-            if any(operand.space is space for operand in _operands(segment)):
-                yield f"    uint8_t *const {base} = m->{base};"
-        yield f"    ++m->segment_runs[{index}];"
-        for place, call in enumerate(segment.calls):
-            yield f"    /* {comment(call.label)} */"
-            streamed = around.get((segment.name, place), Surround())
-            statements = _statements(number, call, program.device is not None)
-            for statement in (*streamed.before, *statements, *streamed.after):
-                yield f"    {statement}"
-            number += 1
-        yield "    return OPTC_OK;"
-        yield "}"
-        yield ""
+        starts = range(0, len(segment.calls), _PART) or range(1)
+        name = f"segment_{index}"
+        names = [name] if len(starts) == 1 else [f"{name}_part_{i}" for i in range(len(starts))]
+        for name, start in zip(names, starts, strict=True):
+            calls = segment.calls[start : start + _PART]
+            yield from _opening(name, segment, calls)
+            if len(names) == 1:
+                yield f"    ++m->segment_runs[{index}];"
+            for place, call in enumerate(calls, start):
+                yield f"    /* {comment(call.label)} */"
+                streamed = around.get((segment.name, place), Surround())
+                statements = _statements(number, call, program.device is not None)
+                for statement in (*streamed.before, *statements, *streamed.after):
+                    yield f"    {statement}"
+                number += 1
+            yield from ("    return OPTC_OK;", "}", "")
+        if len(names) > 1:
+            yield from _whole(index, segment, names)
 
 
-def _operands(segment: Segment) -> Iterator[Operand]:
-    for call in segment.calls:
-        yield from _operands_of(call)
+def _opening(name: str, segment: Segment, calls: Sequence[Call | Copy]) -> Iterator[str]:
+    """The head of a function that makes some calls of a segment."""
+    yield f"/* {comment(segment.name)} */"
+    yield f"static int {name}(struct optc_rt_instance *m)"
+    yield "{"
+    spaces = {operand.space for call in calls for operand in _operands_of(call)}
+    for space, base in _BASE.items():
+        if space in spaces:
+            yield f"    uint8_t *const {base} = m->{base};"
+
+
+def _whole(index: int, segment: Segment, parts: Sequence[str]) -> Iterator[str]:
+    """A long segment: C compilers take more than twice the time for a function twice as long."""
+    yield from _opening(f"segment_{index}", segment, ())
+    yield "    int status = OPTC_OK;"
+    yield f"    ++m->segment_runs[{index}];"
+    for part in parts:
+        yield f"    if ((status = {part}(m)) != OPTC_OK) return status;"
+    yield from ("    return OPTC_OK;", "}", "")
 
 
 def _operands_of(call: Call | Copy) -> tuple[Operand, ...]:

@@ -25,7 +25,6 @@ from optc.ir.diagnostics import InternalError, error
 
 _COMPILE = (
     "-std=c11",
-    "-O2",
     "-g0",
     "-fPIC",
     "-fvisibility=hidden",
@@ -67,11 +66,12 @@ class Toolchain:
     archiver: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def compile(self, sources: Sequence[str], folder: Path) -> list[str]:
+    def compile(self, sources: Sequence[str], folder: Path, *, optimize: bool = True) -> list[str]:
         """Compiles `sources`, names in `folder`; returns the names of their objects."""
+        level = "-O2" if optimize else "-O0"
         objects = [source.removesuffix(".c") + ".o" for source in sources]
         for source, output in zip(sources, objects, strict=True):  # zig takes one at a time with -c
-            self._run((*self.compiler, *_COMPILE, "-c", source, "-o", output), folder)
+            self._run((*self.compiler, *_COMPILE, level, "-c", source, "-o", output), folder)
         return objects
 
     def share(

@@ -4,8 +4,8 @@ Offline dynamic storage allocation is NP-hard; greedy best-fit in a good order i
 bound on inference graphs (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
 Inference", 2020, whose greedy-by-size is the first order here). Several orders are tried and the
 smallest arena wins; where none reaches the bound, the best order is improved by moving one value at
-a time, and few values are given to an integer program. `check_plan.py` judges a plan independently
-of all of this.
+a time, and few values are given to an integer program. Many values get a sweep over time first,
+which is enough for most large graphs. `check_plan.py` judges a plan independently of all of this.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optc.backends.aot.exact_plan import exact_offsets
+from optc.backends.aot.sweep_plan import sweep_offsets
 from optc.backends.program import ALIGNMENT, align
 
 MOVES = 400  # of a hill climb, each a best fit of all values
 CLIMBED = 400  # values up to which a hill climb is worth its time
+SWEPT = 1000  # values from which a sweep is tried before the orders
+ORDERED = 2_000_000  # pairs of values alive together up to which orders are tried
 SOLVED = 100  # pairs of values alive together up to which the integer program is
 
 
@@ -48,21 +52,21 @@ def plan_memory(intervals: Sequence[Interval], alignment: int = ALIGNMENT) -> Me
     """Offsets for `intervals`, multiples of `alignment`.
 
     Values without bytes get offset 0. Raises ValueError for an interval that ends before it begins.
-    Time is quadratic in the number of intervals, with numpy inside: 0.5 s for 2000.
+    Time grows with the pairs of values that are alive together, and beyond `ORDERED` of these as
+    n log n.
     """
     if any(interval.last < interval.first or interval.nbytes < 0 for interval in intervals):
         raise ValueError("an interval ends before it begins, or has a negative size")
     live = _Live(intervals, alignment)
     bound = lower_bound(intervals, alignment)
     best = _Best(live, bound)
-    for ceiling in (0, bound):
-        for name, order in _ORDERS.items():
-            best.try_order(name, order(live), ceiling)
-            if best.nbytes == bound:
-                return best.plan()
+    if len(intervals) >= SWEPT or live.pairs > ORDERED:
+        best.take("sweep", np.array(sweep_offsets(live.rows()), dtype=np.int64))
+    if best.nbytes != bound and live.pairs <= ORDERED:
+        best.try_orders()
     if len(intervals) <= CLIMBED:
         best.climb()
-    if best.nbytes > bound and live.pairs() <= SOLVED:
+    if best.nbytes > bound and live.pairs <= SOLVED:
         best.take("exact", exact_offsets(live.rows(), alignment, bound, best.nbytes))
     return best.plan()
 
@@ -105,6 +109,14 @@ class _Best:
         self.offsets, self.nbytes, self.strategy = offsets, nbytes, strategy
         return True
 
+    def try_orders(self) -> None:
+        """All orders, with one end of the arena and with two, until one reaches the bound."""
+        for ceiling in (0, self.bound):
+            for name, order in _ORDERS.items():
+                self.try_order(name, order(self.live), ceiling)
+                if self.nbytes == self.bound:
+                    return
+
     def try_order(self, name: str, order: NDArray[np.int64], ceiling: int) -> bool:
         """Best fit in this order; keep it if it is better."""
         better = self.take(
@@ -141,15 +153,35 @@ class _Live:
         columns = (self.sizes.tolist(), self.first.tolist(), self.last.tolist())
         return list(zip(*columns, strict=True))
 
+    @cached_property
+    def later(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Indices by first step; and where in that order lie those that begin while each lives."""
+        order = np.argsort(self.first, kind="stable")
+        ends = np.searchsorted(self.first[order], self.last[order], side="right")
+        return order, np.arange(1, len(order) + 1), ends
+
+    @cached_property
     def pairs(self) -> int:
         """How many pairs are alive together."""
-        alive = sum(int(self.conflicts(i).sum()) for i in range(len(self.sizes)))
-        return (alive - len(self.sizes)) // 2
+        _, starts, ends = self.later
+        return int((ends - starts).sum())
 
-    def conflicts(self, index: int) -> NDArray[np.bool_]:
-        """Which intervals share a step with `index`."""
-        overlap = (self.first <= self.last[index]) & (self.last >= self.first[index])
-        return np.asarray(overlap)
+    @cached_property
+    def neighbours(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Who is alive together with whom: where each one's part of the list begins; the list."""
+        order, starts, ends = self.later
+        counts = ends - starts
+        before = np.repeat(np.arange(len(order)), counts)
+        behind = np.arange(self.pairs) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+        one = np.concatenate((order[before], order[behind]))
+        other = np.concatenate((order[behind], order[before]))
+        begins = np.searchsorted(np.sort(one), np.arange(len(order) + 1))
+        return begins, other[np.lexsort((other, one))]
+
+    def near(self, index: int) -> NDArray[np.int64]:
+        """The others that share a step with `index`, in order."""
+        begins, others = self.neighbours
+        return others[begins[index] : begins[index + 1]]
 
 
 def _sorted_by(*keys: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -166,8 +198,7 @@ def _by_lifetime(live: _Live) -> NDArray[np.int64]:
 
 
 def _by_conflicts(live: _Live) -> NDArray[np.int64]:
-    degree = np.array([live.conflicts(i).sum() for i in range(len(live.sizes))], dtype=np.int64)
-    return _sorted_by(-degree, -live.sizes)
+    return _sorted_by(-np.diff(live.neighbours[0]), -live.sizes)
 
 
 def _by_area(live: _Live) -> NDArray[np.int64]:
@@ -199,7 +230,8 @@ def _best_fit(live: _Live, order: NDArray[np.int64], ceiling: int) -> NDArray[np
         size = int(live.sizes[index])
         if size == 0:
             continue
-        near = np.flatnonzero(live.conflicts(index) & placed)
+        near = live.near(index)
+        near = near[placed[near]]
         near = near[np.argsort(offsets[near], kind="stable")]
         begin, end = _smallest_gap(offsets[near], offsets[near] + live.sizes[near], size, ceiling)
         offsets[index] = end - size if ceiling and live.first[index] % 2 else begin

@@ -83,7 +83,8 @@ class MemoryMap:
 
     def culprits(self) -> list[Bytes]:
         """What is held at the peak, the largest first."""
-        at_peak = [item for item in self.held if item.first <= self.peak_step <= item.last]
+        peak = self.peak_step
+        at_peak = [item for item in self.held if item.first <= peak <= item.last]
         return sorted(at_peak, key=lambda item: -item.nbytes)
 
 

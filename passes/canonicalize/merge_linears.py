@@ -30,18 +30,19 @@ class MergeLinears(Pass):
     name = "merge-linears"
     effect = Effect.ROUNDING
     max_rows: int = 32  # rows of the product up to which slices may be copies
+    max_layers: int = 8  # in one product; what reads a slice is a kernel of its own for each place
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The module with sibling layers merged."""
         return module.with_graphs(
-            tuple(_Merge(graph, self.max_rows, ctx).result() for graph in module.graphs)
+            tuple(_Merge(graph, self, ctx).result() for graph in module.graphs)
         )
 
 
 class _Merge:
-    def __init__(self, graph: Graph, max_rows: int, ctx: PassContext) -> None:
+    def __init__(self, graph: Graph, options: MergeLinears, ctx: PassContext) -> None:
         self.graph = graph
-        self.max_rows = max_rows
+        self.options = options
         self.ctx = ctx
         self.constants: dict[Value, Constant] = dict(graph.constants)
         self.after: dict[Node, list[Node]] = {}  # what comes in place of the first sibling
@@ -72,13 +73,31 @@ class _Merge:
         return self.stands_for.get(value, value)
 
     def groups(self) -> list[list[Node]]:
-        """Layers that read one value and differ in their output channels alone."""
+        """Layers that read one value and differ in their output channels alone, some at a time."""
         found: dict[Hashable, list[Node]] = {}
         for node in self.graph.nodes:
             if self.is_layer(node):
                 x, weight = node.inputs[:2]
                 found.setdefault((x, node.op, weight.shape[1:]), []).append(node)
-        return [group for group in found.values() if len(group) > 1]
+        return [group for items in found.values() for group in self.some_at_a_time(items)]
+
+    def some_at_a_time(self, layers: Sequence[Node]) -> list[list[Node]]:
+        """Groups of at most `max_layers`, each of two or more; what was merged counts its parts."""
+        groups: list[list[Node]] = [[]]
+        count = 0
+        for node in layers:
+            parts = self.parts(node)
+            if count + parts > self.options.max_layers:
+                groups.append([])
+                count = 0
+            groups[-1].append(node)
+            count += parts
+        return [group for group in groups if len(group) > 1]
+
+    def parts(self, node: Node) -> int:
+        users = self.graph.users.get(node.output, ())
+        sliced = bool(users) and all(isinstance(user.op, Slice) for user in users)
+        return len(users) if sliced and node.output not in self.graph.outputs else 1
 
     def is_layer(self, node: Node) -> bool:
         plain = isinstance(node.op, Linear) or (isinstance(node.op, Conv) and node.op.groups == 1)
@@ -91,7 +110,7 @@ class _Merge:
         if any(w in self.graph.outputs or len(self.graph.users[w]) > 1 for w in weights):
             return "others read a weight too, which would be in the model twice"
         rows = group[0].output.type.elements // weights[0].shape[0]
-        if rows <= self.max_rows or all(self.reads_in_place(node.output) for node in group):
+        if rows <= self.options.max_rows or all(self.reads_in_place(node.output) for node in group):
             return ""
         return f"slices of {rows} rows would be copied; see merge-linears{{max_rows={rows}}}"
 

@@ -20,6 +20,7 @@ from optc.passes.memory.footprint import Footprint
 EXACT_STATES = 10_000
 BEAM = 32
 PATIENCE = 4  # how many times the states of the exact search a beam may look at
+OVERRUN = 50_000  # states beyond a search's limit that its last round may look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class _Search:
     def __init__(self, steps: Footprint) -> None:
         self.steps = steps
         self.looked = 0  # at states, forced ones included: what a search costs
+        self.most = 0  # where a round of very many ready steps is broken off
         self.all = (1 << len(steps.nodes)) - 1
         self.after: list[list[int]] = [[] for _ in steps.nodes]
         for step, needed in enumerate(steps.before):
@@ -73,6 +75,7 @@ class _Search:
 
     def exact(self, below: int, limit: int) -> tuple[Order | None, bool]:
         """The lowest peak if it is less than `below`; and whether the search was complete."""
+        self.most = limit + OVERRUN
         start = self.start()
         queue = [(start.peak, 0, start)]
         best = {start.done: start.peak}
@@ -89,13 +92,14 @@ class _Search:
                     count += 1
                     # Among equals the one with most done: the goal is reached sooner.
                     heapq.heappush(queue, (successor.peak, count, successor))
-        return None, not queue
+        return None, not queue and self.looked <= self.most
 
     def beam(self, below: int, width: int, limit: int) -> Order | None:
         """The best of what is left when only the `width` most promising sets go on.
 
         Nothing where `limit` states were not enough to reach an end.
         """
+        self.most = limit + OVERRUN
         front = [self.start()]
         best: _State | None = None
         while front and self.looked <= limit:
@@ -130,20 +134,23 @@ class _Search:
     def successors(self, state: _State, below: int) -> Iterator[_State]:
         """States one step further with a peak under `below`, forced steps included."""
         for step in _members(state.ready):
+            if self.looked > self.most:
+                return
             following = self.done(state, step)
             if following.peak < below:
                 yield self.forced(following)
 
     def forced(self, state: _State) -> _State:
         """Do the steps that cost nothing, until there is none."""
-        while True:
+        while self.looked <= self.most:
             for step in _members(state.ready):
                 following = self.done(state, step)
                 if following.peak == state.peak and following.live <= state.live:
                     state = following
                     break
             else:
-                return state
+                break
+        return state
 
     def done(self, state: _State, step: int) -> _State:
         self.looked += 1

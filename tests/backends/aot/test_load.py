@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,28 @@ def test_it_runs_by_position_and_by_name(artifact: Artifact) -> None:
     assert np.array_equal(artifact(X), Y)
     assert np.array_equal(artifact(x=X), Y)
     assert artifact(X).ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("count", [128, 129, 1300])
+def test_a_segment_of_many_calls_makes_each_once(
+    adder: Program, tmp_path: Path, cache: Path, count: int
+) -> None:
+    # In parts from 129 calls on, and without the C compiler's optimiser from 1001.
+    places = [
+        Operand(Space.INPUT, 0),
+        *(Operand(Space.ARENA, 4096 * (i % 2)) for i in range(count)),
+    ]
+    places[-1] = Operand(Space.OUTPUT, 0)
+    weights = Operand(Space.WEIGHTS, 4096)
+    calls = tuple(
+        Call("k_add", (a, weights, b), f"call {i}", 1, 1)
+        for i, (a, b) in enumerate(pairwise(places))
+    )
+    many = replace(adder, segments=(Segment("main", calls),), arena_bytes=8192)
+    written = write_artifact(many, tmp_path / "out", cache=cache)
+    with load(written.path) as artifact:
+        assert np.array_equal(artifact(X), X + count * np.arange(1024, dtype=np.float32))
+        assert len(artifact.profile(X, runs=1).kernels) == count
 
 
 def test_a_call_does_not_write_into_earlier_results(artifact: Artifact) -> None:

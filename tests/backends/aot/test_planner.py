@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from optc.backends.aot.check_plan import check_plan
 from optc.backends.aot.exact_plan import exact_offsets
 from optc.backends.aot.planner import Interval, lower_bound, plan_memory
+from optc.backends.aot.sweep_plan import sweep_offsets
 
 
 @st.composite
@@ -127,3 +128,29 @@ def test_few_values_are_placed_as_well_as_any_order_can(values: list[Interval]) 
     assert check_plan(values, offsets.tolist(), solved) == []
     assert solved == best
     assert plan_memory(values).nbytes == best
+
+
+@given(intervals)
+@settings(deadline=None)
+def test_a_sweep_is_accepted(values: list[Interval]) -> None:
+    rows = [(-(-value.nbytes // 64) * 64, value.first, value.last) for value in values]
+    offsets = sweep_offsets(rows)
+    end = max((o + size for o, (size, _, _) in zip(offsets, rows, strict=True)), default=0)
+    assert check_plan(values, offsets, end) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12)), max_size=40))
+@settings(deadline=None)
+def test_a_sweep_of_equal_sizes_reaches_the_bound(spans: list[tuple[int, int]]) -> None:
+    values = [Interval(64, first, first + more) for first, more in spans]
+    offsets = sweep_offsets([(64, value.first, value.last) for value in values])
+    assert max((o + 64 for o in offsets), default=0) == lower_bound(values)
+
+
+def test_many_values_alive_together_take_a_sweep() -> None:
+    count = 2500
+    values = [Interval(4096, step, 2 * count - step) for step in range(count)]
+    plan = plan_memory(values)
+    assert plan.strategy == "sweep"
+    assert plan.nbytes == plan.lower_bound
+    assert check_plan(values, plan.offsets, plan.nbytes) == []
