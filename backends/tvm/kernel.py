@@ -15,6 +15,7 @@ from optc.backends.tvm.templates import GENERIC, match
 from optc.backends.tvm.templates.plan import Knobs, Miss, Pack, Plan, Problem
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.graph import Graph
+from optc.ir.structural import graph_digest
 from optc.ir.targets.target import Target
 
 
@@ -65,9 +66,16 @@ class KernelBuilder:
     target: Target
     diagnostics: list[Diagnostic] = field(default_factory=list)
     choose: Choose = lambda job, plan: None
+    _refusals: dict[str, str | None] = field(default_factory=dict)  # by structure
 
     def refusal(self, body: Graph, constants: frozenset[int]) -> str | None:
         """Why these nodes would make no good kernel together; None when they do."""
+        key = f"{graph_digest(body)} {sorted(constants)}"
+        if key not in self._refusals:
+            self._refusals[key] = self._refusal(body, constants)
+        return self._refusals[key]
+
+    def _refusal(self, body: Graph, constants: frozenset[int]) -> str | None:
         plan, misses = match(Problem(body, constants, self.target))
         if not plan.template.startswith(GENERIC):
             return None
