@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
+from tvm.tirx import Buffer
 
 from optc.backends.tvm.lower.element import pinned
 from optc.backends.tvm.templates.attend import LOG2_E, Attend, AttendKnobs, Heads
+from optc.backends.tvm.templates.attention_mask import MaskPack, turned_mask
 from optc.backends.tvm.templates.fused import Fused, fused
 from optc.backends.tvm.templates.image import Image, ImageReader
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code, as_index
@@ -25,32 +26,14 @@ from optc.backends.tvm.templates.places import Coordinate
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Pack, Plan, Problem
 from optc.backends.tvm.templates.tile import register_rows
 from optc.ir.dtype import DType
-from optc.ir.graph import Node
+from optc.ir.graph import Node, Value
 from optc.ir.ops import Attention as AttentionOp
 from optc.ir.targets.target import Target
-from optc.ir.types import TensorType
 
 _DTYPE = "float32"
 _SPAN = 1024  # keys whose scores are kept at once
 _SHARES_PER_CORE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class MaskPack:
-    """[..., S, T] masks as [..., T, S']: rows side by side, their number padded to a multiple."""
-
-    multiple: int
-
-    def type(self, natural: TensorType) -> TensorType:
-        """[..., T, S']."""
-        *lead, rows, keys = natural.shape
-        return natural.with_shape((*lead, keys, -(-rows // self.multiple) * self.multiple))
-
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        """The transpose, with zeros."""
-        turned = np.swapaxes(array, -1, -2)
-        width = -turned.shape[-1] % self.multiple
-        return np.ascontiguousarray(np.pad(turned, [(0, 0)] * (array.ndim - 1) + [(0, width)]))
+_HIDDEN = tirx.const(float("-inf"), _DTYPE)
 
 
 @dataclass(frozen=True)
@@ -127,6 +110,7 @@ class _Emission:
         self.packs = self._packs()
         self.io = plan.task.emitter(self.packs)
         self.code = Code()
+        self.turned: Buffer | None = None
 
     def _packs(self) -> Mapping[int, Pack]:
         """A constant mask with a row for each query is turned at compile time."""
@@ -141,6 +125,7 @@ class _Emission:
     def run(self, symbol: str) -> Emitted:
         code, plan = self.code, self.plan
         lead = self.q.shape[:-2]
+        self._turn_mask()
         cycles = self._cycles()
         nest = Attend(
             code,
@@ -233,19 +218,39 @@ class _Emission:
             return reader.copied(self.lanes)
         return reader.image(few=0)
 
+    def _turn_mask(self) -> None:
+        for mask in self.node.inputs[3:]:
+            if self.packs or mask.shape[-2:] != (self.q.shape[-2], self.k.shape[-2]):
+                continue  # turned already, or broadcast along an axis
+
+            def element(index: Sequence[Expr], mask: Value = mask) -> Expr:
+                item = self.io.read(None, mask, index)
+                if mask.type.dtype is DType.BOOL:
+                    return tirx.Select(item, tirx.const(0.0, _DTYPE), _HIDDEN)
+                return _wide(item) * tirx.const(LOG2_E, _DTYPE)
+
+            wide = self.knobs.vectors * self.lanes
+            self.turned = turned_mask(self.code, mask.shape, element, wide, self.lanes)
+
     def _score(self, head: Sequence[Expr], row: Expr, key: Expr, score: Expr) -> Expr:
         """The score with its mask: hidden, or added to."""
         mask = self.node.inputs[3]
-        last = tirx.min(row, as_index(self.q.shape[-2] - 1))  # rows beyond the last repeat it
+        bools = mask.type.dtype is DType.BOOL
+        if self.turned is not None:
+            item = self._across(self.turned, head, row, key)
+            return tirx.Select(item < 0.0, _HIDDEN, score) if bools else score + item
         if self.packs:
-            place = pinned([*head, key, row], (*mask.shape[:-2], mask.shape[-1], mask.shape[-2]))
-            item: Expr = self.io.packed(mask)[tuple(place)]
+            item = self._across(self.io.packed(mask), head, row, key)
         else:
-            place = pinned([*head, last, key], mask.shape)
-            item = self.io.read(None, mask, place)
-        if mask.type.dtype is DType.BOOL:
-            return tirx.Select(item, score, tirx.const(float("-inf"), _DTYPE))
+            last = tirx.min(row, as_index(self.q.shape[-2] - 1))  # rows beyond the last repeat it
+            item = self.io.read(None, mask, pinned([*head, last, key], mask.shape))
+        if bools:
+            return tirx.Select(item, score, _HIDDEN)
         return score + _wide(item) * tirx.const(LOG2_E, _DTYPE)
+
+    def _across(self, turned: Buffer, head: Sequence[Expr], row: Expr, key: Expr) -> Expr:
+        *lead, rows, keys = self.node.inputs[3].shape
+        return turned[tuple(pinned([*head, key, row], (*lead, keys, rows)))]
 
 
 def _wide(value: Expr) -> Expr:

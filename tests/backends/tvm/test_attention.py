@@ -13,7 +13,8 @@ from optc.backends.reference.evaluate import run_graph
 from optc.backends.tvm.codegen import compile_functions
 from optc.backends.tvm.templates.attend import AttendKnobs
 from optc.backends.tvm.templates.attention import Attention as Template
-from optc.backends.tvm.templates.attention import AttentionPlan, MaskPack
+from optc.backends.tvm.templates.attention import AttentionPlan
+from optc.backends.tvm.templates.attention_mask import MaskPack
 from optc.backends.tvm.templates.plan import Miss, Problem
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
