@@ -11,6 +11,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ranking": ("benchmarks.ranking", "the analytic ranking of settings against measurements"),
     "tuning": ("benchmarks.tuning", "what tuning gains against trials and time"),
     "scaling": ("benchmarks.scaling", "compile time against node count"),
+    "prune": ("benchmarks.prune_models", "every model pruned, held to masking, compiled, run"),
+    "prune-quality": ("benchmarks.prune_quality", "what pruning costs on real data"),
+    "memory": ("benchmarks.memory", "arenas beside their bound; tiers, simulated"),
+    "streaming": ("benchmarks.streaming", "models within a part of the memory they need"),
     "peers": ("benchmarks.peers.command", "models beside PyTorch, ONNX Runtime, OpenVINO, ..."),
 }
 

@@ -69,8 +69,9 @@ def _max_pool_with_places(op: MaxPoolIndices, x: Tensor) -> tuple[Tensor, Tensor
 
 def _avg_pool(op: AvgPool, x: Tensor) -> Tensor:
     rank = len(op.kernel)
-    planes = torch.constant_pad_nd(x, widths(op.padding)).flatten(0, 1).unsqueeze(1)
-    ones, zeros = x.new_ones((1, 1, *op.kernel)), [0] * rank
+    kernel, padding = zip(*(_trimmed(op, a, x.shape[2 + a]) for a in range(rank)), strict=True)
+    planes = torch.constant_pad_nd(x, widths(padding)).flatten(0, 1).unsqueeze(1)
+    ones, zeros = x.new_ones((1, 1, *kernel)), [0] * rank
     # torch has no dilated average; a convolution with ones sums any window.
     total = torch.convolution(planes, ones, None, op.stride, zeros, op.dilation, False, zeros, 1)
     total = total.reshape(*x.shape[:2], *total.shape[2:])
@@ -80,6 +81,17 @@ def _avg_pool(op: AvgPool, x: Tensor) -> Tensor:
     for axis in range(rank):
         counts = counts.unsqueeze(-1) * _counts(op, axis, x.shape[2 + axis], total.shape[2 + axis])
     return total / counts
+
+
+def _trimmed(op: AvgPool, axis: int, extent: int) -> tuple[int, tuple[int, int]]:
+    """Kernel and padding along an axis; a lone window over everything takes what is there.
+
+    Models write kernels far larger than their input for "all of it", and padding is memory here.
+    """
+    (low, high), kernel = op.padding[axis], op.kernel[axis]
+    lone = low + extent + high - kernel < op.stride[axis]
+    whole = op.dilation[axis] == 1 and low + extent <= kernel
+    return (extent, (0, 0)) if lone and whole and extent else (kernel, (low, high))
 
 
 def _counts(op: AvgPool, axis: int, extent: int, outputs: int) -> Tensor:

@@ -17,7 +17,7 @@ from optc.ir.constant import constant, from_floats, splat
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node
 from optc.ir.module import Flow, Module, Port, Run, State, module_of
-from optc.ir.ops import Attention, Conv, Lstm, Op, Softmax, Task, ew
+from optc.ir.ops import Attention, AvgPool, Conv, Lstm, Op, Softmax, Task, ew
 from optc.ir.types import TensorType, parse_type
 from tests.strategies.instances import Instance, instances, sample
 
@@ -138,3 +138,21 @@ def test_gradients_reach_every_float_input(kind: type[Op]) -> None:
 
 def differentiable(item: Tensor, instance: Instance) -> Tensor:
     return item.requires_grad_() if item.is_floating_point() else item
+
+
+@pytest.mark.parametrize("low", [0, 2])
+@pytest.mark.parametrize("counted", [(0, 0), (2, 1)])
+def test_a_window_over_everything_is_the_sum_of_what_is_there(
+    low: int, counted: tuple[int, int]
+) -> None:
+    """Models write enormous kernels for `all of it`: the padding they need is never made."""
+    counted = (min(low, counted[0]), counted[1])
+    wide = AvgPool(
+        (100_000, 3), (100_000, 1), ((low, 99_990 - low + 5), (0, 0)), (1, 1), False,
+        (counted, (0, 0)),
+    )  # fmt: skip
+    x = torch.randn(2, 3, 6, 3, dtype=torch.float64)
+    found = MEANING[AvgPool](wide, x)
+    assert isinstance(found, torch.Tensor)
+    places = 3 * (6 + sum(counted))
+    torch.testing.assert_close(found, x.sum((2, 3), keepdim=True) / places)
