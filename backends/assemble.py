@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from optc.backends.device import PREAMBLE
 from optc.backends.gathers import gathers
+from optc.backends.halves import fits
 from optc.backends.kernel import BuildKernels, Job, Kernel, PackLike
 from optc.backends.program import (
     Call,
@@ -35,6 +36,7 @@ from optc.backends.storage import Root, held, label_of, place
 from optc.ir import module as ir
 from optc.ir.constant import Constant
 from optc.ir.cost import compute_dtype, cost, reads
+from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
 from optc.ir.ops import Reshape, Task
@@ -134,7 +136,9 @@ class _Weights:
             self._roots[key] = Root(nbytes, Operand(Space.WEIGHTS, self._end))
             # Made when the packager asks for it, so that weights on disk stay there till then.
             load = partial(_array, constant, type.shape, pack)
-            self._blocks.append(Weight(self._end, nbytes, load))
+            narrow = type.dtype is DType.I8 and constant.splat is None and fits(constant.array)
+            narrow = narrow and (pack is None or fits(load()))  # a pack may add sums
+            self._blocks.append(Weight(self._end, nbytes, load, narrow))
             self._end += align(nbytes)
         return self._roots[key]
 

@@ -179,11 +179,15 @@ class StateSlot:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A block of the weights: `load` gives its array when it is written, not before."""
+    """A block of the weights: `load` gives its array when it is written, not before.
+
+    `narrow`: each of its bytes fits in half a byte, see halves.py.
+    """
 
     offset: int
     nbytes: int
     load: Callable[[], NDArray[Any]] = field(compare=False)
+    narrow: bool = False
 
     @staticmethod
     def of(offset: int, array: NDArray[Any]) -> Weight:
@@ -256,6 +260,18 @@ class Program:
     def weights_bytes(self) -> int:
         """Bytes of the weights with padding, a multiple of the alignment."""
         return align(max((block.offset + block.nbytes for block in self.weights), default=0))
+
+    @property
+    def narrow(self) -> tuple[Weight, ...]:
+        """The blocks that the file holds in half bytes, in order; a stream has none."""
+        if self.stream is not None:
+            return ()
+        return tuple(sorted((b for b in self.weights if b.narrow), key=lambda b: b.offset))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weights in their file, a multiple of the alignment."""
+        return align(self.weights_bytes - sum(block.nbytes // 2 for block in self.narrow))
 
     @property
     def state_bytes(self) -> int:

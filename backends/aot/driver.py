@@ -313,6 +313,7 @@ def _model(program: Program, weights_digest: int) -> list[str]:
         "segment": program.segments,
         "exit": exits_of(program),
     }
+    narrow = program.narrow
     sizes = {f"{name}_count": str(len(rows)) for name, rows in tables.items()} | {
         "call_count": str(calls)
     }
@@ -324,12 +325,18 @@ def _model(program: Program, weights_digest: int) -> list[str]:
         "arena_bytes": f"{program.arena_bytes}u",
         "state_bytes": f"{program.state_bytes}u",
         "weights_bytes": f"{program.weights_bytes}u",
+        "stored_bytes": f"{program.stored_bytes}u",
         "weights_digest": f"0x{weights_digest:016x}u",
     }
+    arrays |= {"narrow": "narrow"} if narrow else {}
+    sizes["narrow_count"] = str(len(narrow))
     arrays |= {"stream": "&stream"} if program.stream else {}
     arrays |= {"device": "&optc_rt_cuda", "gpu_code": "&gpu_code"} if program.device else {}
     rows = [f"    .{name} = {value}," for name, value in (fields | sizes | arrays).items()]
-    return ["static const struct optc_rt_model model = {", *rows, "};", ""]
+    table = [f"    {{{block.offset}u, {block.nbytes}u}}," for block in narrow]
+    if table:
+        table = ["static const struct optc_rt_narrow narrow[] = {", *table, "};", ""]
+    return [*table, "static const struct optc_rt_model model = {", *rows, "};", ""]
 
 
 def _interface(program: Program) -> Iterator[str]:

@@ -37,6 +37,7 @@ def describe(program: Program, weights_digest: int, folder: Path) -> dict[str, A
         "arena_bytes": program.arena_bytes,
         "state_bytes": program.state_bytes,
         "weights_bytes": program.weights_bytes,
+        "stored_bytes": program.stored_bytes,
     }
     return {
         "format": FORMAT,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from optc.backends.aot.digest import BLOCK, Digest
+from optc.backends.halves import fits, packed
 from optc.backends.program import ALIGNMENT, Program, bytes_of
 from optc.ir.diagnostics import InternalError
 
@@ -30,7 +31,7 @@ def write_weights(program: Program, path: Path) -> int:
                 del pending[:whole]
         digest.update(bytes(pending))
         file.seek(0)
-        file.write(header(program.weights_bytes, digest.value()))
+        file.write(header(program.stored_bytes, digest.value()))
     return digest.value()
 
 
@@ -42,13 +43,16 @@ def header(data_bytes: int, digest: int) -> bytes:
 
 
 def _chunks(program: Program) -> Iterator[bytes | memoryview]:
-    end = 0
+    end, saved = 0, 0
+    narrow = set(program.narrow)
     for block in sorted(program.weights, key=lambda block: block.offset):
-        data = bytes_of(block.load())
-        if len(data) != block.nbytes:
-            raise InternalError(f"a weight of {block.nbytes} bytes loaded as {len(data)}")
+        array = block.load()
+        if array.nbytes != block.nbytes or (block in narrow and not fits(array)):
+            raise InternalError(f"a weight of {block.nbytes} bytes loaded as {array.nbytes}")
+        data = bytes_of(packed(array) if block in narrow else array)
+        saved += block.nbytes - len(data)
         yield bytes(block.offset - end)
         for start in range(0, len(data), _PIECE):
             yield data[start : start + _PIECE]
         end = block.offset + block.nbytes
-    yield bytes(program.weights_bytes - end)
+    yield bytes(program.stored_bytes + saved - end)

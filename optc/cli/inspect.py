@@ -222,6 +222,8 @@ def _artifact_memory(manifest: Mapping[str, Any]) -> Table:
     plan = manifest.get("stream")
     if plan is None:
         how, held = "read only, mapped from weights.bin", manifest["weights_bytes"]
+        if manifest.get("stored_bytes", held) < held:
+            how = f"widened from half bytes: {bytes_text(manifest['stored_bytes'])} in weights.bin"
     else:
         how = f"of {bytes_text(manifest['weights_bytes'])}: a window, what stays, and picked rows"
         held = plan["window_bytes"] + plan["pinned_bytes"] + plan["table_rows_bytes"]

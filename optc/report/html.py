@@ -68,6 +68,7 @@ def render(
     memory = {
         "arena_bytes": program.arena_bytes,
         "weights_bytes": program.weights_bytes,
+        "stored_bytes": program.stored_bytes,
         "state_bytes": program.state_bytes,
         "peak_bytes": program.peak_bytes,
     }

@@ -38,12 +38,13 @@ class Latency:
 def size_rows(before: ModuleFacts, after: ModuleFacts, memory: Mapping[str, int]) -> Iterator[Row]:
     """What does not depend on a clock: nodes, parameters, multiply-adds, bytes.
 
-    `memory` has `arena_bytes`, `weights_bytes`, `state_bytes` and `peak_bytes` of the artifact.
+    `memory` has `arena_bytes`, `stored_bytes` (of weights, in their file), `state_bytes` and
+    `peak_bytes` of the artifact.
     """
     yield Row("ops", count_text(len(before.nodes)), f"{count_text(len(after.nodes))} kernels")
     yield Row("parameters", count_text(before.parameters), count_text(after.parameters))
     yield Row("multiply-adds", count_text(before.macs), count_text(after.macs))
-    yield Row("weights", bytes_text(before.weight_bytes), bytes_text(memory["weights_bytes"]))
+    yield Row("weights", bytes_text(before.weight_bytes), bytes_text(memory["stored_bytes"]))
     yield Row("activations", bytes_text(before.peak_bytes), bytes_text(memory["arena_bytes"]))
     if memory["state_bytes"]:
         state = sum(port.type.nbytes for port in before.states)
@@ -65,7 +66,7 @@ def closing_rows(
     from optc.report.exits import path_rows
     from optc.report.quality import quality_rows
 
-    keys = ("arena_bytes", "weights_bytes", "state_bytes", "peak_bytes")
+    keys = ("arena_bytes", "stored_bytes", "state_bytes", "peak_bytes")
     yield from size_rows(before, after, {key: int(manifest[key]) for key in keys})
     if fit is not None:
         yield Row("memory budget", bytes_text(fit.budget), fit.verdict)

@@ -18,8 +18,10 @@ static int initialize(struct optc_rt_instance *m, int parameters);
 static int allocate(struct optc_rt_instance *m, const char *path, unsigned flags)
 {
     const struct optc_rt_model *model = m->model;
+    int (*open)(const struct optc_rt_model *, const char *, unsigned, struct optc_rt_block *, uint8_t **) =
+        model->narrow_count ? optc_rt_read_weights : optc_rt_open_weights;
     int status = model->stream ? optc_rt_open_stream(m, path, flags)
-                               : optc_rt_open_weights(model, path, flags, &m->weights_block, &m->weights);
+                               : open(model, path, flags, &m->weights_block, &m->weights);
     if (status == OPTC_OK) status = model->device ? model->device->open(m) : allocate_here(m);
     m->counters = calloc((size_t)model->call_count + 1, sizeof *m->counters);
     m->segment_runs = calloc((size_t)model->segment_count + 1, sizeof *m->segment_runs);

@@ -59,20 +59,26 @@ struct optc_rt_stream_plan {
     const struct optc_rt_rows *rows;
 };
 
+struct optc_rt_narrow { /* a block of the weights that the file holds in half bytes */
+    size_t at, bytes;   /* where it lies in memory, and how much of it */
+};
+
 /* The generated driver's constants. */
 struct optc_rt_model {
     const char *name;
     int (*run)(struct optc_rt_instance *);
     size_t arena_bytes, state_bytes, weights_bytes;
+    size_t stored_bytes; /* of weights in their file */
     uint64_t weights_digest;
     int input_count, output_count, state_count, feature_count, call_count, segment_count,
-        exit_count;
+        exit_count, narrow_count;
     const optc_port *inputs, *outputs;
     const struct optc_rt_state *states;
     const char *const *features;
     const struct optc_rt_call *calls;
     const char *const *segments;
     const struct optc_rt_exit *exits;
+    const struct optc_rt_narrow *narrow;      /* in order */
     const struct optc_rt_stream_plan *stream; /* null: all weights are mapped */
     const struct optc_rt_device *device;     /* null: the kernels run on this CPU */
     const struct optc_rt_gpu_code *gpu_code; /* what the device runs */
@@ -131,6 +137,9 @@ int optc_rt_open_weights(const struct optc_rt_model *model, const char *path, un
                          struct optc_rt_block *block, uint8_t **weights);
 /* Opens and checks the file without mapping it; the caller closes it. */
 int optc_rt_check_weights(const struct optc_rt_model *model, const char *path, unsigned flags, int *file);
+/* narrow.c: in the place of optc_rt_open_weights where the file holds half bytes. */
+int optc_rt_read_weights(const struct optc_rt_model *model, const char *path, unsigned flags,
+                         struct optc_rt_block *block, uint8_t **weights);
 int optc_rt_check_open_weights(const struct optc_rt_model *model, const char *path, int file);
 uint64_t optc_rt_digest(const uint8_t *data, size_t bytes);
 

@@ -69,7 +69,7 @@ static int check_header(const struct optc_rt_model *model, const char *path, con
     if (header->data_bytes != size - sizeof *header)
         return optc_rt_fail(OPTC_CORRUPT, "%s should have %llu bytes and has %zu", path,
                             (unsigned long long)(header->data_bytes + sizeof *header), size);
-    if (header->data_bytes != model->weights_bytes || header->digest != model->weights_digest)
+    if (header->data_bytes != model->stored_bytes || header->digest != model->weights_digest)
         return optc_rt_fail(OPTC_CORRUPT, "%s holds the weights of another model than %s", path, model->name);
     return OPTC_OK;
 }

@@ -268,9 +268,10 @@ def _whole_words(
     apart = (*lead, steps.start, product.k)
     if along != 1 or any(step % dot.group for step in apart):
         return None
-    shape = product.node.inputs[0].shape
-    first = len(shape) - 1 - len(product.lead)  # axis of rows
-    rows = reshaped(shape[first:-1], lead[first:], (product.m,))
+    shape = product.node.inputs[0].shape[:-1]
+    first = max(0, len(shape) - len(product.lead))  # axis of rows
+    # The result may have more axes than the left side: those are of extent 1.
+    rows = reshaped(shape[first:], lead[first:], (product.m,))
     if rows is None:
         return None
 
