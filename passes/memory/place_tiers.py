@@ -18,7 +18,7 @@ from math import sqrt
 from optc.passes.memory.tiers import Residence, TierCopy, TierPlan, simulate
 from optc.passes.memory.traffic import Buffer, Machine, Schedule
 
-MIN_RATIO, PREFERRED_RATIO, MAX_RATIO = 0.8, 1.5, 10.0  # of a copy's seconds
+MIN_RATIO, MAX_RATIO = 0.8, 10.0  # of a copy's seconds
 OUTSTANDING = 8  # copies under way at once
 ALIGNMENT = 64
 
@@ -35,6 +35,8 @@ def place_greedily(schedule: Schedule, machine: Machine) -> TierPlan:
 class _Pending:
     """What one buffer wants, before all of its uses are settled."""
 
+    number: int
+    buffer: Buffer
     residences: list[Residence] = field(default_factory=list)
     copies: list[TierCopy] = field(default_factory=list)
     fast: list[int] = field(default_factory=list)  # steps
@@ -80,60 +82,55 @@ class _Greedy:
 
     def settle(self, number: int, buffer: Buffer) -> None:
         """Find a way for every use; all of them are kept, or none where an eviction fails."""
-        want = _Pending()
+        want = _Pending(number, buffer)
         in_slow = buffer.made is None
-        uses = buffer.uses
         previous: int | None = None
-        for position, use in enumerate(uses):
-            if self.stays(number, buffer, want, previous, uses[position:]):
+        for position, use in enumerate(buffer.uses):
+            if self.stays(want, previous, buffer.uses[position:]):
                 want.fast.append(use)
-            elif (
-                previous is not None
-                and not in_slow
-                and not self.evict(number, buffer, want, previous)
-            ):
-                return
-            elif self.prefetch(number, buffer, want, previous, use):
-                want.fast.append(use)
-            if use == buffer.made and use not in want.fast:
-                in_slow = True
-            in_slow = in_slow or any(not copy.to_fast for copy in want.copies)
+            else:
+                if previous is not None and not in_slow:
+                    if not self.evict(want, previous):
+                        return
+                    in_slow = True
+                if self.prefetch(want, previous, use):
+                    want.fast.append(use)
+            in_slow = in_slow or (use == buffer.made and use not in want.fast)
             previous = use
         self.residences += want.residences
         self.copies += want.copies
         self.fast |= {(number, step) for step in want.fast}
 
-    def stays(
-        self,
-        number: int,
-        buffer: Buffer,
-        want: _Pending,
-        previous: int | None,
-        uses: Sequence[int],
-    ) -> bool:
+    def stays(self, want: _Pending, previous: int | None, uses: Sequence[int]) -> bool:
         """NoCopy: written in the fast tier, or still there; for the longest run of uses."""
         use = uses[0]
-        here = want.residences[-1] if want.residences else None
-        if here is not None and here.last >= use and previous in want.fast:
-            return True
         if previous is None:
-            if use != buffer.made:
-                return False
-            candidates: Iterator[int] = reversed(uses)
-        elif here is not None and previous in want.fast and here.last == previous:
-            candidates = reversed(uses)
-        else:
+            return use == want.buffer.made and self.reside(want, use, use, uses)
+        if not want.residences or previous not in want.fast:
             return False
-        start = use if previous is None else here.first if here else use
-        for last in candidates:
-            if not self.short_enough(buffer, previous if previous is not None else use, uses, last):
-                continue
-            offset = self.room(buffer.nbytes, start, last, here.offset if here else None, want)
-            if offset is None:
-                continue
-            grown = Residence(number, offset, start, last)
-            want.residences[-1:] = [grown] if here else [*want.residences[-1:], grown]
+        here = want.residences[-1]
+        if here.last >= use:
             return True
+        return here.last == previous and self.reside(want, here.first, previous, uses, here)
+
+    def reside(
+        self,
+        want: _Pending,
+        first: int,
+        previous: int,
+        uses: Sequence[int],
+        here: Residence | None = None,
+    ) -> bool:
+        """Hold a place from step `first` to the last of the uses that can be; `here` grows."""
+        for last in reversed(uses):
+            if not self.short_enough(want.buffer, previous, uses, last):
+                continue
+            offset = self.room(want, first, last, here.offset if here else None)
+            if offset is not None:
+                if here is not None:
+                    want.residences.pop()
+                want.residences.append(Residence(want.number, offset, first, last))
+                return True
         return False
 
     def short_enough(self, buffer: Buffer, first: int, uses: Sequence[int], last: int) -> bool:
@@ -146,40 +143,37 @@ class _Greedy:
         """Seconds from the beginning of a step to the beginning of another."""
         return self.begin[last] - self.begin[first] if last > first else 0.0
 
-    def evict(self, number: int, buffer: Buffer, want: _Pending, previous: int) -> bool:
+    def evict(self, want: _Pending, previous: int) -> bool:
         """Write the buffer back behind its last use; False where its place cannot be held."""
         here = want.residences[-1]
-        needed = self.machine.copy_seconds(buffer.nbytes)
-        steps = range(previous + 2, len(self.slow) + 1)
-        good = next((s for s in steps if self.elapsed(previous + 1, s) >= MIN_RATIO * needed), None)
-        for done in (*(range(good, previous + 1, -1) if good else ()),):
-            kept = self.room(buffer.nbytes, here.first, done - 1, here.offset, want)
-            if kept == here.offset and self.channel(previous + 1, done, want):
+        needed = self.machine.copy_seconds(want.buffer.nbytes)
+        start = previous + 1
+        steps = range(start + 1, len(self.slow) + 1)
+        good = next((s for s in steps if self.elapsed(start, s) >= MIN_RATIO * needed), start)
+        for done in range(good, start, -1):
+            kept = self.room(want, here.first, done - 1, here.offset)
+            if kept == here.offset and self.channel(start, done, want):
                 want.residences[-1] = replace(here, last=max(here.last, done - 1))
-                want.copies.append(TierCopy(number, previous + 1, done, to_fast=False))
+                want.copies.append(TierCopy(want.number, start, done, to_fast=False))
                 return True
         return False
 
-    def prefetch(
-        self, number: int, buffer: Buffer, want: _Pending, previous: int | None, use: int
-    ) -> bool:
+    def prefetch(self, want: _Pending, previous: int | None, use: int) -> bool:
         """Fetch the buffer for a use: the earliest start in the allowed time that has room."""
-        if use == buffer.made:
+        if use == want.buffer.made:
             return False
-        needed = self.machine.copy_seconds(buffer.nbytes)
-        earliest = 0 if previous is None else previous + 1
-        for copy in want.copies:
-            earliest = max(earliest, copy.done)
-        for start in range(earliest, use):
+        needed = self.machine.copy_seconds(want.buffer.nbytes)
+        behind = [0 if previous is None else previous + 1, *(copy.done for copy in want.copies)]
+        for start in range(max(behind), use):
             gap = self.elapsed(start, use)
             if gap > MAX_RATIO * needed:
                 continue
             if gap < MIN_RATIO * needed:
                 return False
-            offset = self.room(buffer.nbytes, start, use, None, want)
+            offset = self.room(want, start, use)
             if offset is not None and self.channel(start, use, want):
-                want.residences.append(Residence(number, offset, start, use))
-                want.copies.append(TierCopy(number, start, use, to_fast=True))
+                want.residences.append(Residence(want.number, offset, start, use))
+                want.copies.append(TierCopy(want.number, start, use, to_fast=True))
                 return True
         return False
 
@@ -194,11 +188,13 @@ class _Greedy:
         )
         return under_way < OUTSTANDING and in_turn
 
-    def room(
-        self, nbytes: int, first: int, last: int, offset: int | None, want: _Pending
-    ) -> int | None:
-        """The offset of the smallest gap that is free from `first` to `last`; `offset` if given."""
-        own = want.residences[-1] if offset is not None and want.residences else None
+    def room(self, want: _Pending, first: int, last: int, offset: int | None = None) -> int | None:
+        """The offset of the smallest gap that is free from `first` to `last`; `offset` if given.
+
+        With an offset, the last residence is about to grow and is not in its own way.
+        """
+        nbytes = want.buffer.nbytes
+        own = want.residences[-1] if offset is not None else None
         sizes = self.schedule.buffers
         taken = sorted(
             (r.offset, r.offset + sizes[r.buffer].nbytes)

@@ -14,7 +14,7 @@ from optc.ir.graph import Graph, Value
 from optc.ir.module import Module
 from optc.passes.base import PassContext
 from optc.passes.prune.coupling import Place, couplings
-from optc.passes.prune.selection import Request, apart_of, decided, families, without
+from optc.passes.prune.selection import Request, apart_of, decided, families, kept_without
 from optc.passes.prune.surgery import removal
 
 Recover = Callable[[Module, PassContext], Module]
@@ -70,7 +70,7 @@ def _round(
             (family, due[places[0]].now(len(family.components), share))
             for family, places in families(found, request)
         ]
-        kept = without(apart, found, going, ctx, request)
+        kept = kept_without(apart, found, going, ctx, request)
         result, became = removal(kept)
         graphs.append(graph if result is separate else result)
         if became:

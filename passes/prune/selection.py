@@ -60,7 +60,7 @@ def select(module: Module, ctx: PassContext, request: Request) -> tuple[Kept, ..
     apart = apart_of(module)
     kept = []
     for found, chosen in decided(apart, ctx, request):
-        kept.append(without(apart, found, [(c.family, c.gone) for c in chosen], ctx, request))
+        kept.append(kept_without(apart, found, [(c.family, c.gone) for c in chosen], ctx, request))
     return tuple(kept)
 
 
@@ -98,7 +98,7 @@ def families(found: Couplings, request: Request) -> Iterator[tuple[Family, tuple
             yield family, places
 
 
-def without(
+def kept_without(
     module: Module,
     found: Couplings,
     going: Iterable[tuple[Family, int]],
