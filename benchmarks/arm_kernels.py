@@ -3,7 +3,7 @@
     python -m benchmarks.arm_kernels        # writes benchmarks/results/arm_kernels.md
 
 Counts in the disassembly of the zero-trial kernel: multiply-adds or dot products of one iteration
-of the hottest loop, loads beside them, and spills (loads and stores by the stack pointer).
+of the densest loop, loads beside them, and spills (loads and stores by the stack pointer).
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ TARGETS = ("aarch64", "cortex-a76", "neoverse-v1")
 _TOOLS = ("llvm-objdump", "aarch64-linux-gnu-objdump")
 _NEWER = "+dotprod,+i8mm,+bf16,+fullfp16,+sve"  # otherwise llvm's prints them as unknown
 _USEFUL = re.compile(
-    r"^(fmla|fmlal|smlal2?|umlal2?|mla|sdot|udot|usdot|sudot|smmla|ummla|bfdot|bfmmla)$"
+    r"^(fmla|fmlal|smlal2?|umlal2?|mla|sdot|udot|usdot|sudot|smmla|usmmla|ummla|bfdot|bfmmla)$"
 )
+_SOME = 8  # products of a loop that is more than the rest of another one
 _LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*)$")
 
 
@@ -84,7 +85,7 @@ def disassembled(data: bytes) -> list[Instruction]:
 
 
 def hottest(code: Sequence[Instruction]) -> Loop:
-    """The innermost loop with the most products."""
+    """The innermost loop that is densest in products, of those with some."""
     spans = {
         (item.goes_to, item.address)
         for item in code
@@ -96,7 +97,7 @@ def hottest(code: Sequence[Instruction]) -> Loop:
         if not any((a, b) != (low, high) and low <= a and b <= high for a, b in spans)
     ]
     loops = [_loop([i for i in code if low <= i.address <= high]) for low, high in inner]
-    return max(loops, key=lambda loop: (loop.products, -loop.size))
+    return max(loops, key=lambda loop: loop.products / loop.size if loop.products >= _SOME else 0)
 
 
 def _loop(body: Sequence[Instruction]) -> Loop:
@@ -114,7 +115,12 @@ def _loop(body: Sequence[Instruction]) -> Loop:
 def layers() -> list[tuple[str, Node]]:
     """What is counted."""
     found: list[tuple[str, Node]] = []
-    for left, right in ((DType.F32, DType.F32), (DType.U8, DType.I8), (DType.I8, DType.I8)):
+    for left, right in (
+        (DType.F32, DType.F32),
+        (DType.U8, DType.I8),
+        (DType.I8, DType.I8),
+        (DType.BF16, DType.BF16),
+    ):
         types = TensorType((128, 768), left), TensorType((768, 768), right)
         found.append((f"linear 128x768x768 {left.value}", task(Linear(), *types)))
         op = Conv((1, 1), ((1, 1), (1, 1)), (1, 1), 1, True)
@@ -128,7 +134,7 @@ def table() -> str:
     lines = [
         "# ARM kernels, counted",
         "",
-        "One iteration of the innermost loop with the most products, zero trials.",
+        "One iteration of the innermost loop that is densest in products, zero trials.",
         f"`python -m benchmarks.arm_kernels`, {datetime.now(UTC):%Y-%m-%d}.",
         "",
         "| kernel | target | template | products | loads | spills | instructions |",

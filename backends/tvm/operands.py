@@ -29,7 +29,8 @@ _NEIGHBOUR: Mapping[str, str] = MappingProxyType(
         f"{_X86}avx2.pmadd.wd": "int16",
         f"{_X86}avx512.pmaddw.d.512": "int16",
         **{f"{_X86}avx512bf16.dpbf16ps.{bits}": "bfloat16" for bits in (128, 256, 512)},
-        **{f"{_ARM}{name}": "int8" for name in ("sdot", "udot", "usdot")},
+        **{f"{_ARM}{name}": "int8" for name in ("sdot", "udot", "usdot", "smmla", "usmmla")},
+        **{f"{_ARM}{name}": "bfloat16" for name in ("bfdot", "bfmmla")},
     }
 )
 # Those that vectors of other widths may meet too, with the width they are for.
@@ -82,10 +83,17 @@ def typed_operands(function: PrimFunc) -> PrimFunc:
 
     body = tvm_ffi.structural_mutate(function.body, (Call, call))
     for wrapper, name in halves.items():
-        lanes = int(name.rsplit(".", 1)[1]) // 32
+        lanes, name = _instruction(name)
         text = _THROUGH_WORDS.format(name=name, wrapper=wrapper, n=lanes, m=2 * lanes)
         body = tirx.AttrStmt(tirx.const(0, "int32"), _IMPORT, StringImm(text), body)
     return function.with_body(body)
+
+
+def _instruction(name: str) -> tuple[int, str]:
+    """Sums of an instruction on halves, and its name in full."""
+    if name.startswith(_ARM):
+        return 4, f"{name}" + ("" if name.endswith("mmla") else ".v4f32.v8bf16")
+    return int(name.rsplit(".", 1)[1]) // 32, name
 
 
 def _written_out(sums: list[Expr], left: Expr, right: Expr) -> Expr:

@@ -9,6 +9,9 @@ Sums of bytes are exact. `vpdpbusd` multiplies unsigned by signed, so an i8 left
 with its sign bit flipped, which adds 128 to each element; sums start at what that adds too much
 (`origin` times the column's sum of weights). Without it, bytes are widened to i16 pairs for
 `pmaddwd`, which never saturates, as `pmaddubsw` would.
+
+ARM's matrix instructions (`smmla`, `bfmmla`) take two rows by two columns at once, two words of
+each: twice the products of a dot product. Sums then lie in `pairs`, see `tile.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ class Dot:
     """One step of a sum in `sum`, of `group` elements of types `left` and `right`, as laid out.
 
     `intrinsic` takes words, and the sum too if it `adds`; without one, words are single elements.
-    `flipped`: left elements have their sign bit flipped. `cost` is in multiply-adds.
+    `flipped`: left elements have their sign bit flipped. `cost` is in multiply-adds. `pairs`: the
+    instruction multiplies two rows by two columns, two words of each at a time.
     """
 
     sum: DType
@@ -45,6 +49,7 @@ class Dot:
     adds: bool = True
     flipped: bool = False
     cost: float = 1.0
+    pairs: bool = False
 
     @property
     def origin(self) -> int:
@@ -56,7 +61,12 @@ class Dot:
     @property
     def packing(self) -> Words:
         """How a constant right side is packed."""
-        return Words(self.right, self.group, self.origin)
+        return Words(self.right, self.group, self.origin, self.pairs)
+
+    @property
+    def block(self) -> int:
+        """Neighbours along K that one instruction takes of a row."""
+        return self.group * (2 if self.pairs else 1)
 
     @property
     def panel(self) -> DType:
@@ -75,7 +85,7 @@ class Dot:
 
     def words(self, elements: int) -> int:
         """Words that `elements` take; what is left of the last one is zero."""
-        return -(-elements // self.group)
+        return -(-elements // self.block) * (self.block // self.group)
 
     def add(self, total: Expr, left: Expr, right: Expr) -> Expr:
         """The sum after one more step, in a vector loop over sums."""
@@ -118,7 +128,19 @@ def dot_of(target: Target, left: DType, right: DType, *, whole: bool = True) -> 
     if left is right is DType.BF16 and "avx512_bf16" in target.features:
         name = f"llvm.x86.avx512bf16.dpbf16ps.{target.vector_bits}"
         return Dot(DType.F32, left, right, 2, name)
+    if left is right is DType.BF16 and "bf16" in target.features:
+        return Dot(DType.F32, left, right, 2, "llvm.aarch64.neon.bfdot")
     return elementwise(left, right)
+
+
+def in_pairs(target: Target, left: DType, right: DType) -> Dot:
+    """What suits products of two rows and more: by pairs of rows where the target can."""
+    if left is right is DType.BF16 and "bf16" in target.features:
+        return Dot(DType.F32, left, right, 2, "llvm.aarch64.neon.bfmmla", cost=0.5, pairs=True)
+    if left in BYTES and right is DType.I8 and "i8mm" in target.features:
+        name = f"llvm.aarch64.neon.{'us' if left is DType.U8 else 's'}mmla"
+        return Dot(DType.I32, left, right, 4, name, cost=0.5, pairs=True)
+    return dot_of(target, left, right)
 
 
 def elementwise(left: DType, right: DType) -> Dot:
@@ -192,6 +214,7 @@ class Words:
     element: DType
     group: int = 1
     origin: int = 0
+    pairs: bool = False
 
     @property
     def word(self) -> DType:
@@ -200,26 +223,41 @@ class Words:
 
     def rows(self, extent: int) -> int:
         """Rows of words that `extent` rows of elements take, with the one that sums start at."""
-        return -(-extent // self.group) + (self.origin != 0)
+        return self._words(extent) + (self.origin != 0)
+
+    @property
+    def columns(self) -> int:
+        """Words in a row of the packed array for each column."""
+        return 2 if self.pairs else 1
+
+    def _words(self, extent: int) -> int:
+        return -(-extent // (self.group * self.columns)) * self.columns
 
     def pack(self, array: np.ndarray) -> np.ndarray:
-        """[..., K, N] elements as [..., words, N]; neighbours along K share a word."""
+        """[..., K, N] elements as [..., words, N]; neighbours along K share a word.
+
+        With `pairs` as [..., words / 2, 2 N]: two words of a column side by side. N is even then.
+        """
         array = array.astype(self.element.storage, copy=False)
         if self.group == 1:
             return array
         *lead, extent, columns = array.shape
-        words = -(-extent // self.group)
+        words = self._words(extent)
         padded = np.zeros((*lead, words * self.group, columns), array.dtype)
         padded[..., :extent, :] = array
         split = padded.reshape(*lead, words, self.group, columns)
         neighbours = np.ascontiguousarray(np.moveaxis(split, -2, -1))
-        found: np.ndarray = neighbours.view(self.word.storage)
-        return found[..., 0]
+        found: np.ndarray = neighbours.view(self.word.storage)[..., 0]
+        if not self.pairs:
+            return found
+        beside = np.swapaxes(found.reshape(*lead, words // 2, 2, columns), -1, -2)
+        return np.ascontiguousarray(beside).reshape(*lead, words // 2, 2 * columns)
 
     def start(self, array: np.ndarray) -> np.ndarray:
         """[..., K, N] elements as the row [..., 1, N] that sums start at, no row without origin."""
         if not self.origin:
-            return np.zeros((*array.shape[:-2], 0, array.shape[-1]), self.word.storage)
+            columns = array.shape[-1] * self.columns
+            return np.zeros((*array.shape[:-2], 0, columns), self.word.storage)
         sums = array.sum(axis=-2, keepdims=True, dtype=np.int64) * self.origin
         found: np.ndarray = sums.astype(self.word.storage)
         return found

@@ -72,7 +72,8 @@ class PanelPack:
         padded = np.zeros((k, -(-n // self.lanes) * self.lanes), array.dtype)
         padded[:, :n] = matrix.T if self.transposed else matrix
         packed = np.concatenate([self.words.start(padded), self.words.pack(padded)])
-        parts = np.split(packed, range(self.width, packed.shape[1], self.width), axis=1)
+        width = self.width * self.words.columns
+        parts = np.split(packed, range(width, packed.shape[1], width), axis=1)
         return np.concatenate([part.ravel() for part in parts])
 
 
@@ -116,7 +117,7 @@ class GemmPlan:
     @cached_property
     def dot(self) -> Dot:
         """How the target multiplies and adds."""
-        return self.product.dot(self.task.problem.target)
+        return self.product.dot(self.task.problem.target, pairs=self.product.m > 1)
 
     @property
     def steps(self) -> int:

@@ -98,6 +98,8 @@ class GemmShape:
         strips, vectors = self.strips(knobs), -(-self.n // self.lanes)
         panels = -(-vectors // knobs.vectors)
         rows, width = self.m / strips, vectors / panels
+        if self.dot.pairs:
+            rows = 2.0 * math.ceil(rows / 2)
         work = tile_cycles(rows, width, self.steps, self.dot.cost) * panels * strips
         if 2 * self.panel_bytes(knobs.vectors) > self.target.cache("l1", 1 << 15):
             # The panel and the rows come from the second-level cache, for every tile anew.

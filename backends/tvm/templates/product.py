@@ -12,7 +12,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype, width_of
-from optc.backends.tvm.templates.dot import BYTES, Dot, dot_of
+from optc.backends.tvm.templates.dot import BYTES, Dot, dot_of, in_pairs
 from optc.backends.tvm.templates.fused import FusedEmitter
 from optc.backends.tvm.templates.image import Span, Steps, neighbours, pointer, reshaped, steps_of
 from optc.backends.tvm.templates.loops import Code, as_index
@@ -153,9 +153,10 @@ class Product:
         dtype = self.node.output.type.dtype
         return dtype if dtype in (DType.F64, DType.I32) else DType.F32
 
-    def dot(self, target: Target) -> Dot:
-        """How the target multiplies and adds these elements."""
-        return dot_of(target, *(value.type.dtype for value in self.node.inputs[:2]))
+    def dot(self, target: Target, *, pairs: bool = False) -> Dot:
+        """How the target multiplies and adds these elements; by `pairs` of rows if it can."""
+        left, right = (value.type.dtype for value in self.node.inputs[:2])
+        return (in_pairs if pairs else dot_of)(target, left, right)
 
     def wide(self, value: Expr) -> Expr:
         """The value in the type that sums are kept in."""
@@ -266,7 +267,7 @@ def _whole_words(
     """Where the element at (batch, row, k) lies, if words can be read there, and rows' distance."""
     *lead, along = steps.steps
     apart = (*lead, steps.start, product.k)
-    if along != 1 or any(step % dot.group for step in apart):
+    if along != 1 or any(step % dot.block for step in apart):
         return None
     shape = product.node.inputs[0].shape[:-1]
     first = max(0, len(shape) - len(product.lead))  # axis of rows

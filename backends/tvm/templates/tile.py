@@ -2,6 +2,10 @@
 
 A tile is `rows` x `vectors` vector registers. Every step of the inner loop loads `vectors` vectors
 of weights, broadcasts `rows` elements of the left side, and does rows * vectors multiply-adds.
+
+By pairs, a vector of sums belongs to two rows and two columns: a step loads twice the vectors of
+weights and half as many of the left side, none of which it broadcasts, and goes two words along K.
+Sums are put in rows behind the loop.
 """
 
 from __future__ import annotations
@@ -75,6 +79,8 @@ def register_rows(target: Target, vectors: int, dot: Dot = FLOATS) -> int:
     """
     fused = dot.adds if dot.intrinsic else target.fma
     free = target.vector_registers - vectors - (0 if fused else 1)
+    if dot.pairs:
+        return 2 * max(1, (free - vectors - 1) // (2 * vectors + 1))
     if broadcasts_lanes(target):
         return max(1, free // (vectors + 1))
     return max(1, (free - 1) // vectors)
@@ -154,6 +160,8 @@ class _Accumulation:
 
     def run(self, extent: int, unroll: int) -> Buffer:
         """Emit the loop."""
+        if self.dot.pairs:
+            return self._by_pairs(extent // 2, max(1, unroll // 2))
         code, tile = self.code, self.tile
         ways = _ways(tile.rows * tile.vectors, extent)
         unroll = max(unroll, ways)
@@ -175,6 +183,52 @@ class _Accumulation:
         for other in sums[1:]:
             self._each(partial(self._join, sums[0], other))
         return sums[0]
+
+    def _by_pairs(self, steps: int, unroll: int) -> Buffer:
+        """The loop over pairs of words; then sums in rows, by moves between registers."""
+        code, tile = self.code, self.tile
+        quads = code.scratch("pairs", (-(-tile.rows // 2), 2 * tile.width), self.dtype)
+        for pair, first in self._quads():
+            with code.vector("lane", 4) as lane:
+                self._clear(quads, None, (pair, first + lane))
+        blocks, rest = divmod(steps, unroll)
+        if blocks:
+            with code.loop("k", blocks) as k:
+                if self.ahead:
+                    self.ahead(k)
+                for i in range(unroll):
+                    self._step_of_pairs(quads, (k * unroll + i) * 2)
+        for i in range(rest):
+            self._step_of_pairs(quads, as_index((blocks * unroll + i) * 2))
+        sums = code.scratch("sums", (tile.rows, tile.width), self.dtype)
+        for row in range(tile.rows):
+            for column in range(tile.width):
+                place = 4 * (column // 2) + 2 * (row % 2) + column % 2
+                code.store(sums, (row, column), quads[row // 2, place])
+        return sums
+
+    def _quads(self) -> Iterator[tuple[int, int]]:
+        """(pair of rows, first word) of each vector of sums."""
+        for pair in range(-(-self.tile.rows // 2)):
+            for first in range(0, 2 * self.tile.width, 4):
+                yield pair, first
+
+    def _step_of_pairs(self, quads: Buffer, k: Expr) -> None:
+        code, left = self.code, {}
+        assert self.by_lanes is not None
+        for pair in range(-(-self.tile.rows // 2)):
+            left[pair] = code.scratch("left", (4,), self.dot.left_word)
+            for side in range(2):
+                half = code.scratch("half", (2,), self.dot.left_word)
+                # Of a last row alone, the second half of the sums is never read.
+                self.by_lanes(half, min(2 * pair + side, self.tile.rows - 1), k)
+                with code.vector("lane", 2) as lane:
+                    code.store(left[pair], (2 * side + lane,), half[lane])
+        for pair, first in self._quads():
+            with code.vector("lane", 4) as lane:
+                at = (pair, first + lane)
+                added = self.dot.add(quads[at], left[pair][lane], self.right(k, first + lane))
+                code.store(quads, at, added)
 
     def _clear(
         self, sums: Buffer, start: Callable[[Expr], Expr] | None, at: tuple[int, Expr]
