@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optc.autotune.builders import Builders, LocalBuilders
@@ -19,12 +20,17 @@ FORMS = "tracker:HOST:PORT/KEY, or run:COMMAND for an emulator on this machine"
 
 
 def open_measurer(
-    target: Target, device: str = "", workers: str = "", pace: Pace | None = None
+    target: Target,
+    device: str = "",
+    workers: str = "",
+    pace: Pace | None = None,
+    cache: Path | None = None,
 ) -> TrialMeasurer:
     """The measurer for `device`: empty for this machine, `tracker:HOST:PORT/KEY`, `run:COMMAND`.
 
     `workers` is a number of processes, or the address of a Dask scheduler (`tcp://host:8786`).
-    Raises E0735 and E0736 when nobody answers, E0737 for words that say nothing.
+    `cache` keeps what every session compiles alike. Raises E0735 and E0736 when nobody answers,
+    E0737 for words that say nothing.
     """
     kind, _, rest = device.partition(":")
     if kind not in ("", "tracker", "run") or (kind and not rest.strip()):
@@ -35,8 +41,9 @@ def open_measurer(
         if tracker is not None:
             from optc.autotune.remote import RemoteMeasurer  # loads TVM's client
 
-            return RemoteMeasurer(target, tracker, builders=builders, pace=pace)
-        return LocalMeasurer(target, prefix=shlex.split(rest), builders=builders, pace=pace)
+            return RemoteMeasurer(target, tracker, builders=builders, pace=pace, cache=cache)
+        prefix = shlex.split(rest)
+        return LocalMeasurer(target, prefix=prefix, builders=builders, pace=pace, cache=cache)
     except OptcError:
         builders.close()
         raise

@@ -78,8 +78,9 @@ class LocalMeasurer(TrialMeasurer):
         prefix: Sequence[str] = (),
         builders: Builders | None = None,
         pace: Pace | None = None,
+        cache: Path | None = None,
     ) -> None:
         where = f"{platform.node()}: {target.description or target.cpu}"
         machine = f"{prefix[0]} on {where}" if prefix else where
         builders = builders or LocalBuilders(workers)
-        super().__init__(target, machine, builders, LocalRunner(prefix), pace or Pace())
+        super().__init__(target, machine, builders, LocalRunner(prefix), pace or Pace(), cache)

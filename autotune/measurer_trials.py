@@ -69,11 +69,18 @@ class TrialMeasurer:
 
     Candidates take turns within a trial; those of one `measure` call are one trial unless memory
     forbids. A candidate that ends the program is tried alone, and when it does so again it is to
-    blame and the others start over without it; otherwise the trial is halved.
+    blame and the others start over without it; otherwise the trial is halved. `cache` keeps the
+    compiled runtime from session to session.
     """
 
     def __init__(
-        self, target: Target, machine: str, builders: Builders, runner: Runner, pace: Pace
+        self,
+        target: Target,
+        machine: str,
+        builders: Builders,
+        runner: Runner,
+        pace: Pace,
+        cache: Path | None = None,
     ) -> None:
         self.target = target
         self.pace = pace
@@ -81,6 +88,7 @@ class TrialMeasurer:
         self._builders = builders
         self._runner = runner
         self._folder = tempfile.TemporaryDirectory(prefix="optc-trials-")
+        self._cache = cache or Path(self._folder.name) / "cache"
 
     @property
     def machine(self) -> str:
@@ -167,7 +175,7 @@ class TrialMeasurer:
         """One trial: None when all candidates are settled, else the one to blame, -1 if unclear."""
         numbers = list(left)
         try:
-            write_image(trial, folder, Path(self._folder.name) / "cache")
+            write_image(trial, folder, self._cache)
         except InternalError as problem:
             if len(numbers) > 1:
                 return -1

@@ -135,12 +135,13 @@ class RemoteMeasurer(TrialMeasurer):
         triple: str = "",
         builders: Builders | None = None,
         pace: Pace | None = None,
+        cache: Path | None = None,
     ) -> None:
         # A server is a Python process; musl's static programs run beside one of glibc as well.
         triple = triple or target.triple.replace("-musl", "-gnu")
         runner = TrackerRunner(tracker, triple, prefix)
         builders = builders or LocalBuilders(workers)
-        super().__init__(target, str(tracker), builders, runner, pace or Pace())
+        super().__init__(target, str(tracker), builders, runner, pace or Pace(), cache)
 
 
 def _launcher(triple: str) -> bytes:

@@ -39,6 +39,7 @@ from optc.ir.targets.detect import host
 from optc.ir.types import TensorType
 
 NODES = (50, 150, 500, 1500, 5000, 15000, 50000)
+FITTED = 1400
 RESULTS = Path(__file__).parent / "results"
 WIDTH, PERIOD = 16, 4  # of rows; nodes of a block
 X = TensorType((4, WIDTH), DType.F32)
@@ -131,10 +132,14 @@ def measure(family: str, nodes: int) -> Sample:
 
 
 def exponent(samples: Sequence[Sample]) -> float:
-    """The slope of log time over log (n log n) between the last two sizes: 1 is n log n."""
-    before, after = samples[-2:]
-    work = [s.nodes * math.log(s.nodes) for s in (before, after)]
-    return math.log(after.total / before.total) / math.log(work[1] / work[0])
+    """The slope of log time over log (n log n), by least squares: 1 is n log n.
+
+    Over sizes from `FITTED` nodes on: what every compilation costs hides the slope below.
+    """
+    fitted = [sample for sample in samples if sample.nodes >= FITTED]
+    work = [math.log(sample.nodes * math.log(sample.nodes)) for sample in fitted]
+    slope, _ = np.polyfit(work, [math.log(sample.total) for sample in fitted], 1)
+    return float(slope)
 
 
 def markdown(samples: Sequence[Sample]) -> str:
@@ -155,12 +160,9 @@ def markdown(samples: Sequence[Sample]) -> str:
             each = f"{row.total / row.nodes * 1e6:.0f}"
             line = (str(row.nodes), str(row.calls), *cells, f"{row.total:.2f}", each)
             parts.append("| " + " | ".join(line) + " |")
-        if len(rows) > 1:
-            parts += [
-                "",
-                f"Between the last two, time grows as (n log n)^{exponent(rows):.2f}.",
-                "",
-            ]
+        if sum(row.nodes >= FITTED for row in rows) > 1:
+            fit = f"From {FITTED} nodes on, time grows as (n log n)^{exponent(rows):.2f}."
+            parts += ["", fit, ""]
     return "\n".join(parts) + "\n"
 
 

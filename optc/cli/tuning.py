@@ -157,7 +157,7 @@ def measurer_of(target: Target, wishes: Wishes) -> Measurer:
             f"kernels for {target.name} do not run on this machine",
             help="--device tracker:HOST:PORT/KEY, or --device 'run:qemu-aarch64-static -cpu max'",
         )
-    return open_measurer(target, wishes.device, wishes.workers)
+    return open_measurer(target, wishes.device, wishes.workers, cache=cache_folder())
 
 
 def chooser(
