@@ -156,8 +156,7 @@ class _Session:
     def _plan(self, chosen: Callable[[TuningTask], bool]) -> None:
         whole = sum(s.task.uses * (self._before(s) or 0.0) for s in self.states)
         for state in self.states:
-            before = self._before(state)
-            share = math.inf if before is None else state.task.uses * before / (whole or 1.0)
+            share = self._share(state, whole)
             state.counts = chosen(state.task)
             if state.counts and share >= TRIVIAL:
                 if len(state.candidates) == 1:
@@ -170,6 +169,13 @@ class _Session:
         tuned = tuple(s.task for s in self.states if s.is_open)
         trivial = tuple(s.task for s in self.states if not s.is_open)
         self.observe(Planned(tuned, trivial, whole, self._trials()))
+
+    def _share(self, state: _State, whole: float) -> float:
+        """Of the run time. A guess that failed may be worth anything, one not measured nothing."""
+        if repr(state.guess) not in self._known(state):
+            return 0.0
+        before = self._before(state)
+        return math.inf if before is None else state.task.uses * before / (whole or 1.0)
 
     # The loop.
 

@@ -3,6 +3,7 @@
     python -m benchmarks tuning                              # MiniLM, three minutes
     python -m benchmarks tuning --time 60s                   # a piece: the next one goes on from it
     python -m benchmarks tuning --fresh                      # forgets what earlier pieces measured
+    python -m benchmarks tuning --time 60s --kill 30s        # a piece that is killed half-way
     python -m benchmarks tuning --compare                    # the whole model with the records
 
 A piece resumes from the records of those before it, as `optc tune` does; the curve is that of all
@@ -14,8 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -70,8 +76,8 @@ def curve(pieces: Sequence[Piece]) -> list[tuple[int, float, float]]:
 
 
 def stopped_paying(points: Sequence[tuple[int, float, float]]) -> tuple[int, float, float]:
-    """The first point that has all but `PAID` of the gain."""
-    first, last = points[0][2], min(point[2] for point in points)
+    """The first point that has all but `PAID` of the gain; the last one was measured twice."""
+    first, last = points[0][2], points[-1][2]
     enough = last + PAID * (first - last)
     return next(point for point in points if point[2] <= enough)
 
@@ -82,6 +88,26 @@ def tune(module: Module, seconds: float, records: Path, model: str) -> Piece:
     with closing(tuning.measurer_of(host(), wishes)) as measurer:
         fused = lower_module(module, host(), Options())
         return Piece.of(model, tuning.run_session(fused, host(), wishes, measurer))
+
+
+def killed(arguments: Sequence[str], seconds: float, records: Path, model: str) -> Piece:
+    """A session of a process that is killed without a word; what it left is in the records."""
+    start = time.monotonic()
+    command = (sys.executable, "-m", "benchmarks", "tuning", *arguments)
+    with subprocess.Popen(command, start_new_session=True) as process:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+    spent, trials = time.monotonic() - start, len(known(records))
+    return Piece(model, str(date.today()), host().description, spent, trials, (), "killed")
+
+
+def known(records: Path) -> list[tuple[str, str]]:
+    """Task and settings of every measurement on disk; a second look at a winner is left out."""
+    if not records.exists():
+        return []
+    items = [json.loads(line) for line in records.read_text().splitlines()]
+    return [(item["key"], item["knobs"]) for item in items if item.get("runs", 1) == 1]
 
 
 def compare(
@@ -107,11 +133,13 @@ Predicted seconds of a run, from the kernels' best times, against trials and tim
 """
 
 
-def markdown(pieces: Sequence[Piece], whole: Sequence[float]) -> str:
+def markdown(
+    pieces: Sequence[Piece], whole: Sequence[float], measured: Sequence[tuple[str, str]]
+) -> str:
     """Pieces, where it stopped paying, and the whole model with and without."""
     points = curve(pieces)
     trials, elapsed, _ = stopped_paying(points)
-    first, last = points[0][2], min(point[2] for point in points)
+    first, last = points[0][2], points[-1][2]
     lines = [
         HEAD,
         f"{pieces[0].machine}, {host().cores} threads; {pieces[0].model}",
@@ -119,13 +147,15 @@ def markdown(pieces: Sequence[Piece], whole: Sequence[float]) -> str:
         "| piece | trials | s | ms before | ms after | ended because |",
         "|" + "---|" * 6,
         *(
-            f"| {number} | {p.trials} | {p.elapsed:.0f} | {p.points[0][2] * 1e3:.3f} | "
-            f"{p.points[-1][2] * 1e3:.3f} | {p.stop} |"
+            f"| {number} | {p.trials} | {p.elapsed:.0f} | {_ends(p)} | {p.stop} |"
             for number, p in enumerate(pieces, 1)
         ),
         "",
         f"From {first * 1e3:.3f} to {last * 1e3:.3f} ms, {first / last:.3f} times as fast; 95 % of "
         f"that was there after {trials} trials and {elapsed:.0f} s.",
+        "",
+        f"On disk: {len(measured)} settings measured, {len(measured) - len(set(measured))} of them "
+        "twice (the winners' second looks apart).",
     ]
     if whole:
         plain, tuned = whole
@@ -137,12 +167,18 @@ def markdown(pieces: Sequence[Piece], whole: Sequence[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _ends(piece: Piece) -> str:
+    """Milliseconds before and after, which a killed piece cannot tell."""
+    return " | ".join(f"{p[2] * 1e3:.3f}" for p in (*piece.points[:1], *piece.points[-1:])) or " | "
+
+
 def main(arguments: Sequence[str]) -> int:
     """Tune for a while, then compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks tuning", description=__doc__)
     parser.add_argument("--model", default="minilm-l6")
     parser.add_argument("--time", default="3m")
     parser.add_argument("--fresh", action="store_true", help="forget earlier pieces")
+    parser.add_argument("--kill", default="", help="kill the session after this time")
     parser.add_argument("--compare", action="store_true", help="only the whole model, with records")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "tuning")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -160,10 +196,15 @@ def main(arguments: Sequence[str]) -> int:
     whole: list[float] = []
     if options.compare:
         whole = compare(module, [tensor.numpy() for tensor in inputs], folder, records)
+    elif options.kill:
+        again = [a for a in arguments if a not in ("--fresh", "--kill", options.kill)]
+        pieces.append(killed(again, duration(options.kill) or 30.0, records, options.model))
     else:
         pieces.append(tune(module, duration(options.time) or 180.0, records, options.model))
-        kept.write_text(json.dumps([asdict(piece) for piece in pieces], indent=1) + "\n")
-    text = markdown(pieces, whole)
+    kept.write_text(json.dumps([asdict(piece) for piece in pieces], indent=1) + "\n")
+    if not curve(pieces):
+        return 0
+    text = markdown(pieces, whole, known(records))
     (options.results / "tuning.md").write_text(text)
     print(text)
     from benchmarks.tuning_picture import draw

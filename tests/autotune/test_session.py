@@ -18,6 +18,7 @@ from optc.autotune.records import Records
 from optc.autotune.search import Strategy, search
 from optc.autotune.session import BATCH, tune
 from optc.autotune.task import TuningTask
+from optc.ir.cost import Cost
 from tests.autotune.landscape import Clock, Grid, Machine, Tile, bowl, made_up
 
 
@@ -249,3 +250,13 @@ def test_a_task_with_one_candidate_is_widened_when_it_is_worth_it(tmp_path: Path
     assert [event.task.name for event in events if isinstance(event, Widening)] == ["a"]
     assert outcome.rows[0].after == pytest.approx(1e-3)
     assert {knobs for name, knobs in machine.asked if name == "b"} == {Tile(0, 0)}
+
+
+def test_what_is_too_small_to_be_measured_is_not_widened(tmp_path: Path) -> None:
+    large = made_up("large")
+    dust = replace(made_up("dust", plan=Grid(1, 1)), cost=Cost(0, 0, 0))
+    events: list[Event] = []
+    machine = Machine()
+    run(tmp_path, machine, Budget(trials=8), large, dust, observe=events.append)
+    assert not any(isinstance(event, Widening) for event in events)
+    assert {name for name, _ in machine.asked} == {"large"}
