@@ -200,7 +200,10 @@ def _multiply(g: _Growing) -> None:
         return
     inner, outer = x.shape[-1], g.draw(st.sampled_from((1, 5, 16, 33)))
     if x.type.rank > 1 and g.draw(st.booleans()):
-        g.add(MatMul(), x, g.input((inner, outer), Uniform(-0.5, 0.5)))
+        if g.draw(st.booleans()):
+            g.add(MatMul(), x, g.input((inner, outer), Uniform(-0.5, 0.5)))
+        else:
+            g.add(MatMul(transpose_b=True), g.input((outer, inner), Uniform(-0.5, 0.5)), x)
         return
     bias = [g.input((outer,), Normal(1.0))] if g.draw(st.booleans()) else []
     g.add(Linear(), x, g.input((outer, inner), Uniform(-0.5, 0.5)), *bias)
