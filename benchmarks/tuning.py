@@ -3,7 +3,7 @@
     python -m benchmarks tuning                              # MiniLM, three minutes
     python -m benchmarks tuning --time 60s                   # a piece: the next one goes on from it
     python -m benchmarks tuning --fresh                      # forgets what earlier pieces measured
-    python -m benchmarks tuning --time 60s --kill 30s        # a piece that is killed half-way
+    python -m benchmarks tuning --kill 25s                   # kills a session, resumes another
     python -m benchmarks tuning --compare                    # the whole model with the records
 
 A piece resumes from the records of those before it, as `optc tune` does; the curve is that of all
@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -90,16 +90,40 @@ def tune(module: Module, seconds: float, records: Path, model: str) -> Piece:
         return Piece.of(model, tuning.run_session(fused, host(), wishes, measurer))
 
 
-def killed(arguments: Sequence[str], seconds: float, records: Path, model: str) -> Piece:
-    """A session of a process that is killed without a word; what it left is in the records."""
-    start = time.monotonic()
-    command = (sys.executable, "-m", "benchmarks", "tuning", *arguments)
-    with subprocess.Popen(command, start_new_session=True) as process:
+@dataclass(frozen=True)
+class Resumed:
+    """A session killed after `seconds`, and one that went on from its records to the end."""
+
+    seconds: float
+    kept: int  # measurements on disk when it was killed
+    fresh: int  # those that the second session added
+    twice: int  # of all, those measured again for nothing
+    stop: str
+
+    @property
+    def text(self) -> str:
+        """A paragraph."""
+        return (
+            f"A session killed (SIGKILL) after {self.seconds:.0f} s left {self.kept} measured "
+            f"settings on disk. The same command went on from them and ended because {self.stop}: "
+            f"{self.fresh} more settings, {self.twice} measured twice (second looks at winners "
+            "apart)."
+        )
+
+
+def killed(module: Module, seconds: float, folder: Path, model: str) -> Resumed:
+    """Kill a session of another process without a word, then go on from what it left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    records = folder / model / "records.jsonl"
+    command = [sys.executable, "-m", "benchmarks", "tuning", "--model", model]
+    with subprocess.Popen([*command, "--folder", str(folder)], start_new_session=True) as process:
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
         os.killpg(process.pid, signal.SIGKILL)
-    spent, trials = time.monotonic() - start, len(known(records))
-    return Piece(model, str(date.today()), host().description, spent, trials, (), "killed")
+    kept = known(records)
+    stop = tune(module, 180.0, records, model).stop
+    every = known(records)
+    return Resumed(seconds, len(kept), len(every) - len(kept), len(every) - len(set(every)), stop)
 
 
 def known(records: Path) -> list[tuple[str, str]]:
@@ -133,9 +157,7 @@ Predicted seconds of a run, from the kernels' best times, against trials and tim
 """
 
 
-def markdown(
-    pieces: Sequence[Piece], whole: Sequence[float], measured: Sequence[tuple[str, str]]
-) -> str:
+def markdown(pieces: Sequence[Piece], whole: Sequence[float]) -> str:
     """Pieces, where it stopped paying, and the whole model with and without."""
     points = curve(pieces)
     trials, elapsed, _ = stopped_paying(points)
@@ -147,15 +169,13 @@ def markdown(
         "| piece | trials | s | ms before | ms after | ended because |",
         "|" + "---|" * 6,
         *(
-            f"| {number} | {p.trials} | {p.elapsed:.0f} | {_ends(p)} | {p.stop} |"
+            f"| {number} | {p.trials} | {p.elapsed:.0f} | {p.points[0][2] * 1e3:.3f} | "
+            f"{p.points[-1][2] * 1e3:.3f} | {p.stop} |"
             for number, p in enumerate(pieces, 1)
         ),
         "",
         f"From {first * 1e3:.3f} to {last * 1e3:.3f} ms, {first / last:.3f} times as fast; 95 % of "
         f"that was there after {trials} trials and {elapsed:.0f} s.",
-        "",
-        f"On disk: {len(measured)} settings measured, {len(measured) - len(set(measured))} of them "
-        "twice (the winners' second looks apart).",
     ]
     if whole:
         plain, tuned = whole
@@ -165,11 +185,6 @@ def markdown(
             f"{tuned * 1e3:.3f} ms with the records: {plain / tuned:.3f} times as fast.",
         ]
     return "\n".join(lines) + "\n"
-
-
-def _ends(piece: Piece) -> str:
-    """Milliseconds before and after, which a killed piece cannot tell."""
-    return " | ".join(f"{p[2] * 1e3:.3f}" for p in (*piece.points[:1], *piece.points[-1:])) or " | "
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -189,22 +204,28 @@ def main(arguments: Sequence[str]) -> int:
     if options.fresh:
         kept.unlink(missing_ok=True)
         records.unlink(missing_ok=True)
+        (folder / "whole.json").unlink(missing_ok=True)
     found = json.loads(kept.read_text()) if kept.exists() else []
     pieces = [Piece(**{**item, "points": tuple(map(tuple, item["points"]))}) for item in found]
     model, inputs = MODELS[options.model].make()
     module = optc.capture(model, inputs)
-    whole: list[float] = []
+    once = folder / "whole.json"
+    whole: list[float] = json.loads(once.read_text()) if once.exists() else []
     if options.compare:
         whole = compare(module, [tensor.numpy() for tensor in inputs], folder, records)
+        (folder / "whole.json").write_text(json.dumps(whole) + "\n")
     elif options.kill:
-        again = [a for a in arguments if a not in ("--fresh", "--kill", options.kill)]
-        pieces.append(killed(again, duration(options.kill) or 30.0, records, options.model))
+        aside = options.folder / "killed"
+        resumed = killed(module, duration(options.kill) or 30.0, aside, options.model)
+        (folder / "resumed.json").write_text(json.dumps(asdict(resumed)) + "\n")
     else:
         pieces.append(tune(module, duration(options.time) or 180.0, records, options.model))
     kept.write_text(json.dumps([asdict(piece) for piece in pieces], indent=1) + "\n")
     if not curve(pieces):
         return 0
-    text = markdown(pieces, whole, known(records))
+    text = markdown(pieces, whole)
+    if (folder / "resumed.json").exists():
+        text += "\n" + Resumed(**json.loads((folder / "resumed.json").read_text())).text + "\n"
     (options.results / "tuning.md").write_text(text)
     print(text)
     from benchmarks.tuning_picture import draw
