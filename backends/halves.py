@@ -25,7 +25,8 @@ def packed(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Two bytes in one, the even one in the low half; the last of an odd number is alone."""
     flat = _bytes(array)
     flat = np.append(flat, np.zeros(flat.size % 2, np.int8)).view(np.uint8)
-    return (flat[::2] & 15) | (flat[1::2] << 4)
+    pairs = (flat[::2] & 15) | (flat[1::2] << 4)
+    return pairs.astype(np.uint8, copy=False)
 
 
 def _bytes(array: NDArray[Any]) -> NDArray[np.int8]:

@@ -15,6 +15,7 @@ import numpy as np
 from optc.ir.diagnostics import error
 from optc.ir.module import Module
 from optc.passes.base import Effect, Latency, Pass, PassContext
+from optc.passes.lineage import Lineage
 from optc.passes.precision.choices import Choice, Layer, layers_of
 from optc.passes.precision.explain import Account, explained
 from optc.passes.precision.mixture import Mixture
@@ -71,9 +72,9 @@ class AssignPrecision(Pass):
         layers = mixture.settled(layers)
         prices = self._prices(layers, mixture, ctx, ctx.latency)
 
-        def under(plan: Sequence[Choice]) -> Module:
+        def under(plan: Sequence[Choice], lineage: Lineage | None = None) -> Module:
             chosen = zip(layers, plan, strict=True)
-            return mixture.module({n: c for n, c in chosen if c is not Choice.FLOAT})
+            return mixture.module({n: c for n, c in chosen if c is not Choice.FLOAT}, lineage)
 
         search = Search(
             prices,
@@ -87,7 +88,7 @@ class AssignPrecision(Pass):
         plan, difference = search.checked(wanted)
         account = Account(layers, prices, wanted, plan, difference, search.budget, self.objective)
         explained(account, mixture.reasons(), ctx)
-        return under(plan)
+        return under(plan, ctx.lineage)
 
     def _prices(
         self, layers: Sequence[Layer], mixture: Mixture, ctx: PassContext, latency: Latency

@@ -30,14 +30,15 @@ def inserted(
     affines: Mapping[Value, Affine],
     weights: Mapping[Node, Weights],
     halves: Collection[Node] = (),
-) -> Graph:
+) -> tuple[Graph, Mapping[Value, Value]]:
     """The graph with each point quantized and the weights of some nodes as integers.
 
     Movements are done on both sides, floats and integers, where both are read. Nodes with weights
     that the placement does not name compute in floats; a Take picks rows of integers. The layers
-    `halves` compute in bf16.
+    `halves` compute in bf16. Also returns what stands for values of the old graph.
     """
-    return _Insertion(placement, affines, weights, halves).result()
+    insertion = _Insertion(placement, affines, weights, halves)
+    return insertion.result(), insertion.plain
 
 
 class _Insertion:

@@ -12,13 +12,14 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
 from optc.passes.calibration import Calibration
+from optc.passes.lineage import Lineage
 from optc.passes.precision.affine import quantized
 from optc.passes.precision.blocks import best_scale
 from optc.passes.precision.choices import Choice, Layer
 from optc.passes.precision.insertion import Weights
 from optc.passes.precision.observe import Range
 from optc.passes.precision.placement import Placement
-from optc.passes.precision.quantization import Known, Quantization, Ranging, learn
+from optc.passes.precision.quantization import Known, Quantization, Ranging, learn, whole
 
 Plan = Mapping[Layer, Choice]  # layers that are not in it stay as they are
 
@@ -48,11 +49,19 @@ class Mixture:
         plan = {layer: Choice.INT8 for layer in layers if Choice.INT8 in layer.offers}
         return [found.placement for found in self._quantizations(plan)]
 
-    def module(self, plan: Plan) -> Module:
-        """The module under a plan; the source itself where nothing changes."""
+    def module(self, plan: Plan, lineage: Lineage | None = None) -> Module:
+        """The module under a plan; the source itself where nothing changes.
+
+        `lineage` learns what became of the source's values.
+        """
         graphs = self._quantizations(plan)
         learn(graphs, self.source, self.calibration)
-        return self.source.with_graphs(tuple(self._graph(found, plan) for found in graphs))
+        result = self.source.with_graphs(tuple(self._graph(found, plan) for found in graphs))
+        if lineage is not None and result is not self.source:
+            lineage.begin(self.source)
+            for found in graphs:
+                lineage.follow(found.became, whole)
+        return result
 
     def reasons(self) -> Mapping[Node, str]:
         """Why what has no stored weight, such as attention, stays in floats."""

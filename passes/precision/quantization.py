@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optc.ir.constant import constant, to_floats
 from optc.ir.dtype import DType
@@ -53,6 +54,7 @@ class Quantization:
     ranges: dict[Value, Range] = field(default_factory=dict)
     reasons: dict[Node, str] = field(default_factory=dict)
     known: Known = field(default_factory=dict)  # weights that were rounded before
+    became: dict[Value, Value] = field(default_factory=dict)  # of the graph, in the result
 
     def __post_init__(self) -> None:
         self.layers = [node for node in candidates(self.graph) if self._is_chosen(node)]
@@ -117,7 +119,9 @@ class Quantization:
             )
             for node in self.layers
         }
-        return inserted(self.placement, affines, {**weights, **(stored or {})}, halves)
+        graph, became = inserted(self.placement, affines, {**weights, **(stored or {})}, halves)
+        self.became = dict(became)
+        return graph
 
     def weights(self, node: Node, source: Affine, dtype: DType) -> Weights:
         """A layer's weight, a scale per output channel, and its bias in whole units of its sums.
@@ -161,3 +165,8 @@ def learn(graphs: Sequence[Quantization], module: Module, calibration: Calibrati
                     seen[value], how.observer, how.outliers, 1 << graph.dtype.bits
                 )
             graph.settle()
+
+
+def whole(value: Value, axis: int) -> NDArray[np.bool_]:
+    """For lineages: rounding keeps all of every axis."""
+    return np.ones(value.shape[axis], np.bool_)

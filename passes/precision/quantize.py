@@ -15,7 +15,7 @@ from optc.ir.module import Module
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.precision.layers import Names
 from optc.passes.precision.observe import Observer
-from optc.passes.precision.quantization import Keep, Quantization, Ranging, learn
+from optc.passes.precision.quantization import Keep, Quantization, Ranging, learn, whole
 
 REFUSED, DONE = "N0330", "N0331"
 
@@ -50,6 +50,7 @@ class Quantize(Pass):
         ]
         if any(graph.unseen() for graph in graphs):
             learn(graphs, module, ctx.needed_calibration(self.name))
+        ctx.lineage.begin(module)
         return module.with_graphs(tuple(_result(graph, ctx) for graph in graphs))
 
     def kept(self, graph: Graph) -> Keep:
@@ -77,4 +78,6 @@ def _result(found: Quantization, ctx: PassContext) -> Graph:
         f"{found.dtype}, weights i8: {100 * done / max(all_, 1):.1f} % of their operations"
     )
     ctx.remark(DONE, message)
-    return found.result()
+    graph = found.result()
+    ctx.lineage.follow(found.became, whole)
+    return graph

@@ -22,6 +22,7 @@ from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.precision.affine import quantized
 from optc.passes.precision.blocks import best_scale
 from optc.passes.precision.layers import LAYERS, Names, weight_shape
+from optc.passes.precision.quantization import whole
 from optc.passes.rewrite import remap
 
 
@@ -58,6 +59,7 @@ class QuantizeWeights(Pass):
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The module with dequantize behind its weights."""
+        ctx.lineage.begin(module)
         return module.with_graphs(tuple(_Weights(g, self, ctx).result() for g in module.graphs))
 
     @property
@@ -86,6 +88,7 @@ class _Weights:
             self.add(remap(node, lambda value: self.stands_for.get(value, value)))
         if not self.parts:
             return self.graph
+        self.ctx.lineage.follow(self.stands_for, whole)
         outputs = [self.stands_for.get(value, value) for value in self.graph.outputs]
         self.builder.nodes = list(live_nodes(self.builder.nodes, outputs))
         return self.builder.build(outputs)
