@@ -32,7 +32,7 @@ from optc.memory import fitted
 RESULTS = Path(__file__).parent / "results"
 MAPPED = "mapped"
 SHARES = (2, 4, 8)
-RUNS = 10
+RUNS, TURNS = 10, 3
 STANDARD = ("minilm-l6", "resnet50", "bert-base", "gpt2")
 
 
@@ -46,19 +46,35 @@ class Run:
     digest: str
 
 
-def run(artifact: Path) -> Run:
-    """Compile the C program beside the artifact and run it."""
+def built(artifact: Path) -> Path:
+    """The C program for an artifact, beside it."""
     prefix = f"-DPREFIX={_manifest(artifact)['prefix']}"
     source = Path(__file__).with_name("high_water.c")
     program = artifact.with_name(f"{artifact.name}-high-water")
     library = (str(artifact / "model.so"), f"-Wl,-rpath,{artifact}")
     command = ("gcc", "-O1", prefix, f"-I{artifact}", str(source), *library)
     subprocess.run((*command, "-o", str(program)), check=True)
-    done = subprocess.run(
-        (str(program), str(artifact), str(RUNS)), check=True, capture_output=True, text=True
-    )
-    before, most, fastest, digest = done.stdout.split()
-    return Run(int(before), int(most), float(fastest), digest)
+    return program
+
+
+def runs(artifacts: Sequence[Path]) -> list[Run]:
+    """Each artifact in turns: the most memory and the least time; digests must not change."""
+    programs = [(str(built(artifact)), str(artifact), str(RUNS)) for artifact in artifacts]
+    found: list[list[Run]] = [[] for _ in artifacts]
+    for _ in range(TURNS):
+        for program, seen in zip(programs, found, strict=True):
+            done = subprocess.run(program, check=True, capture_output=True, text=True)
+            before, most, fastest, digest = done.stdout.split()
+            seen.append(Run(int(before), int(most), float(fastest), digest))
+    return [
+        Run(
+            max(run.before for run in seen),
+            max(run.most for run in seen),
+            min(run.fastest for run in seen),
+            " ".join({run.digest for run in seen}),
+        )
+        for seen in found
+    ]
 
 
 def prepare(name: str, folder: Path) -> None:
@@ -70,14 +86,14 @@ def prepare(name: str, folder: Path) -> None:
     cache = cache_folder()
     manifest = write_artifact(program, folder / name / MAPPED, cache=cache).manifest
     for share in SHARES:
-        budget = needed(manifest) // share
+        budget, artifact = needed(manifest) // share, folder / name / f"of-{share}"
         try:
             within, _ = fitted(program, budget)
         except OptcError as problem:
             words = problem.diagnostics[0].message.partition(";")[0]
-            (folder / name / f"of-{share}.txt").write_text(words)
+            _refusal(artifact).write_text(words)
         else:
-            write_artifact(within, folder / name / f"of-{share}", cache=cache)
+            write_artifact(within, artifact, cache=cache)
 
 
 def needed(manifest: Any) -> int:
@@ -88,17 +104,21 @@ def needed(manifest: Any) -> int:
 def rows(name: str, folder: Path) -> Iterator[list[str]]:
     """A line for mapped weights, and one for each budget."""
     place = folder / name
-    first = run(place / MAPPED)
-    manifest = _manifest(place / MAPPED)
+    artifacts = [place / MAPPED, *(place / f"of-{share}" for share in SHARES)]
+    there = [artifact for artifact in artifacts if artifact.exists()]
+    found = dict(zip(there, runs(there), strict=True))
+    first, manifest = found[artifacts[0]], _manifest(artifacts[0])
     yield _row(name, None, manifest, first, first)
-    for share in SHARES:
+    for share, artifact in zip(SHARES, artifacts[1:], strict=True):
         budget = needed(manifest) // share
-        refusal = place / f"of-{share}.txt"
-        if refusal.exists():
-            yield [name, f"1/{share}: {budget / 1e6:.1f}", refusal.read_text()]
-            continue
-        artifact = place / f"of-{share}"
-        yield _row(name, share, _manifest(artifact), run(artifact), first, budget)
+        if artifact in found:
+            yield _row(name, share, _manifest(artifact), found[artifact], first, budget)
+        else:
+            yield [name, f"1/{share}: {budget / 1e6:.1f}", _refusal(artifact).read_text()]
+
+
+def _refusal(artifact: Path) -> Path:
+    return artifact.with_suffix(".txt")
 
 
 def _manifest(artifact: Path) -> Any:
@@ -137,7 +157,7 @@ def table(found: Sequence[Sequence[str]]) -> str:
     lines = [
         f"{date.today()}, {machine.description}, {machine.cores} cores; "
         "`python -m benchmarks streaming --prepare`, then `streaming`; megabytes; the weights are "
-        f"in the page cache; fastest of {RUNS} runs.",
+        f"in the page cache; in turns, fastest of {TURNS} times {RUNS} runs.",
         "",
         "A budget is a share of all that mapped weights need, process and code included. `VmHWM` "
         "is the whole C process as the system counts it, `before` what it had before it loaded the "
