@@ -14,7 +14,7 @@ from optc.backends.tvm.templates.tile import rows_without_conflict, tile_cycles
 from optc.ir.targets.target import Target
 
 LINE = 64  # bytes of a cache line
-_LINE_CYCLES = 2.0  # for a line from the second-level cache
+_LINE_CYCLES = 2.25  # for a line from the second-level cache
 _FAR_LINE_CYCLES = 5.0  # from beyond it, when all cores ask
 _EXPOSED = 0.35  # share of the time for far lines that multiply-adds do not hide
 _LOAD = 0.25  # of a load beside a multiply-add, though two of each start in a cycle
@@ -98,13 +98,14 @@ class GemmShape:
         strips, vectors = self.strips(knobs), -(-self.n // self.lanes)
         panels = -(-vectors // knobs.vectors)
         rows, width = self.m / strips, vectors / panels
-        if self.dot.pairs:
-            rows = 2.0 * math.ceil(rows / 2)
         work = tile_cycles(rows, width, self.steps, self.dot.cost) * panels * strips
-        if 2 * self.panel_bytes(knobs.vectors) > self.target.cache("l1", 1 << 15):
-            # The panel and the rows come from the second-level cache, for every tile anew.
-            lines = (width * self.lanes + rows) / self.line
-            work = max(work, _LINE_CYCLES * lines * self.steps * panels * strips)
+        # The second-level cache gives a panel and the rows for the first strip, and for every strip
+        # anew when the first cache does not keep them.
+        kept = 2 * self.panel_bytes(knobs.vectors) <= self.target.cache("l1", 1 << 15)
+        share = 1 / strips if kept else 1.0
+        lines = (width * self.lanes + rows) / self.line
+        streamed = max(work, _LINE_CYCLES * lines * self.steps * panels * strips)
+        work += share * (streamed - work)
         if knobs.rows > self.apart:
             # Every element of a row is fetched again, with its cache line, at every step.
             work += rows * self.steps * panels * strips

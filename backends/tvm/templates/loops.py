@@ -29,8 +29,9 @@ T = TypeVar("T")
 REGISTERS = "local"
 # TVM's vector code has no arrays of bool or bf16.
 _NAMED_AS = {"bool": "int8", "bfloat16": "float32"}
-# Dealing a loop to waiting threads and joining them takes some microseconds.
-FORK_CYCLES = 15_000.0
+# Waiting threads take and end a loop in 0.15 us where that was measured (Zen 5, two cores); some
+# more is left for machines with more of them, and for half of the loop that is not saved.
+FORK_CYCLES = 2_000.0
 # Marks a serial loop whose iterations may run in any order: machines with many threads share it.
 INDEPENDENT = "optc.independent"
 
