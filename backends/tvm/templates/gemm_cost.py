@@ -98,6 +98,8 @@ class GemmShape:
         strips, vectors = self.strips(knobs), -(-self.n // self.lanes)
         panels = -(-vectors // knobs.vectors)
         rows, width = self.m / strips, vectors / panels
+        if self.dot.pairs:
+            rows = 2.0 * math.ceil(rows / 2)
         work = tile_cycles(rows, width, self.steps, self.dot.cost) * panels * strips
         # The second-level cache gives a panel and the rows for the first strip, and for every strip
         # anew when the first cache does not keep them.
