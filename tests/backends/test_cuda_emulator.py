@@ -57,6 +57,13 @@ extern "C" __global__ void no_barrier(const float *x, float *out)
     row[threadIdx.x] = x[threadIdx.x];
     out[threadIdx.x] = row[ROW - 1 - threadIdx.x];
 }
+extern "C" __global__ void no_barrier_between_warps(const float *x, float *out)
+{
+    __shared__ float row[ROW];
+    row[threadIdx.x] = x[threadIdx.x];
+    float beside = __shfl_xor_sync(0xffffffff, x[threadIdx.x], 1); /* only lanes of a warp meet */
+    out[threadIdx.x] = beside + row[ROW - 1 - threadIdx.x];
+}
 extern "C" __global__ void overwritten(const float *x, float *out)
 {
     __shared__ float one;
@@ -177,6 +184,8 @@ def test_a_missing_barrier_shows(kernels: Kernels) -> None:
     out = np.zeros(64, np.float32)
     _launch(kernels, "no_barrier", 64, X[:64].copy(), out)
     assert np.isnan(out).any()  # read before it was written
+    _launch(kernels, "no_barrier_between_warps", 64, X[:64].copy(), out)
+    assert np.isnan(out).any()
     forward, backward = np.zeros((2, 64), np.float32), np.zeros((2, 64), np.float32)
     for out, order in ((forward, Order.FORWARD), (backward, Order.BACKWARD)):
         kernels.launch("overwritten", (1, 1, 1), (64, 1, 1), [X[5:7].copy(), out], order=order)

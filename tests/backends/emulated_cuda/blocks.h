@@ -48,7 +48,7 @@ struct Fiber {
 static Thread threads[MAXIMUM];
 static Fiber fibers[MAXIMUM];
 static int idle[MAXIMUM], idle_count, fiber_count;
-static int thread_count, started, finished, current, running, backwards;
+static int thread_count, startable, started, finished, current, running, backwards;
 static void *scheduler_stack;
 static const Kernel *kernel;
 static void **operands;
@@ -86,7 +86,7 @@ static void run_threads()
 {
     const int self = running;
     for (;;) {
-        while (started < thread_count) {
+        while (started < startable) {
             int thread = backwards ? thread_count - 1 - started : started;
             ++started;
             threads[thread].fiber = self;
@@ -197,27 +197,48 @@ static void release_barrier()
     for (int i = 0; i < thread_count; ++i) threads[i].state = READY;
 }
 
+/* Runs a warp until none of its threads can go on; whether any did. Other warps stay where they are, so
+   that what they have not yet written is missed where no barrier waits for it. */
+static bool run_warp(int warp)
+{
+    int count = members(warp);
+    bool ran = false, progress;
+    do {
+        progress = false;
+        for (int i = 0; i < count; ++i) {
+            int thread = warp * 32 + (backwards ? count - 1 - i : i);
+            if (threads[thread].state != READY) continue;
+            progress = true;
+            place(thread);
+            resume(threads[thread].fiber);
+        }
+        while (release_lanes(warp)) progress = true;
+        ran |= progress;
+    } while (progress);
+    return ran;
+}
+
 static void forget_copies();
 static void run_block(size_t shared_bytes)
 {
     memset(kernel->shared, POISON, (size_t)(kernel->shared_end - kernel->shared));
     if (shared_bytes) memset(emulated_dynamic, POISON, shared_bytes);
     for (int i = 0; i < thread_count; ++i) threads[i].state = FRESH;
-    started = finished = 0;
+    started = finished = startable = 0;
     forget_copies();
-    while (started < thread_count) start_more();
+    int warps = (thread_count + 31) / 32;
     while (finished < thread_count) {
-        bool ready = false;
-        for (int i = 0; i < thread_count; ++i) {
-            int thread = backwards ? thread_count - 1 - i : i;
-            if (threads[thread].state != READY) continue;
-            ready = true;
-            place(thread);
-            resume(threads[thread].fiber);
+        bool ran = false;
+        for (int i = 0; i < warps; ++i) {
+            int warp = backwards ? warps - 1 - i : i;
+            if (startable < thread_count) {
+                startable += members(warp);
+                while (started < startable) start_more();
+                ran = true;
+            }
+            ran |= run_warp(warp);
         }
-        for (int warp = 0; warp * 32 < thread_count; ++warp)
-            while (release_lanes(warp)) ready = true;
-        if (!ready) release_barrier();
+        if (!ran) release_barrier();
     }
 }
 
