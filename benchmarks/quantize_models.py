@@ -1,12 +1,11 @@
-"""What static int8 loses on trained models, run by the reference, sample by sample.
+"""What static int8 loses on trained models: artifacts, judged sample by sample.
 
     python -m benchmarks.quantize_models --data FOLDER [CASE ...] [--passes PIPELINE] [--limit N]
 
 FOLDER holds `vaderSentiment-0.5.zip`, `usr/share/datasets/fashion-mnist` and
-`usr/share/tuxpaint/stamps` (see `models/exiting.py` and `quantize_data.py`). The integer graph is
-judged, not the float one with quantize and dequantize in it. `--limit` judges on fewer samples;
-`--write` puts the table into
-`results/quantize.md`.
+`usr/share/tuxpaint/stamps` (see `models/exiting.py` and `quantize_data.py`). Each pipeline is
+compiled for the target, which this machine must be able to run. `--limit` judges on fewer samples;
+`--write` puts the table into `results/quantize.md`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,10 +25,13 @@ import torch
 
 import optc
 from benchmarks.quantize_data import CASES, Array, Case, example
-from optc.backends.reference.evaluate import run
 from optc.backends.reference.fold import evaluate_constants
+from optc.cache import default_cache
+from optc.driver import Options, compile_module
+from optc.inputs import call
 from optc.ir.module import Module
 from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.target import Target
 from optc.passes.base import PassContext, run_passes
 from optc.passes.pipeline import Pipeline
 from optc.passes.standard import CANONICALIZE, LOWER, RAISE
@@ -56,7 +59,8 @@ class Row:
     def __str__(self) -> str:
         (old, wanted), (new, found) = self.before, self.after
         lost = old - new
-        error = 1.96 * lost.std() / np.sqrt(len(lost))
+        things = lost.reshape(-1, self.case.together).mean(1)
+        error = 1.96 * things.std() / np.sqrt(len(things))
         changed = np.mean((wanted.argmax(-1) != found.argmax(-1)).reshape(len(wanted), -1).any(1))
         noise = float(np.mean((wanted - found) ** 2)) + 1e-30
         ratio = 10 * np.log10(float(np.mean((wanted - wanted.mean()) ** 2)) / noise)
@@ -86,28 +90,33 @@ def rows(case: Case, pipelines: list[str], target: str) -> Iterator[Row]:
         judge=evidence.judge,
     )  # fmt: skip
     module = run_passes(captured, (*CANONICALIZE, *RAISE), plain)
-    before = judged(case, run_passes(module, LOWER, plain))
+    machine = find_target(target)
+    before = judged(case, module, machine)
     for text in pipelines:
         ctx = replace(plain, diagnostics=[])
         passes = Pipeline.parse(text).passes
-        integers = run_passes(module, (*passes, *LOWER), ctx)
+        changed = run_passes(module, passes, ctx)
+        integers = run_passes(changed, LOWER, ctx)
         said = [d.message for d in ctx.diagnostics if d.code == "N0331"]
         layers = said[0].split(" layers")[0] if said else "0"
-        after = judged(case, integers)
+        after = judged(case, changed, machine)
         yield Row(case, text, before, after, (size(module), size(integers)), layers)
 
 
-def judged(case: Case, module: Module) -> tuple[Array, Array]:
-    """Scores and first outputs of all held-out samples."""
+def judged(case: Case, module: Module, target: Target) -> tuple[Array, Array]:
+    """Scores and first outputs of all held-out samples, by the artifact."""
     count = len(next(iter(case.held_out.values())))
     outputs = []
-    for start in range(0, count - case.batch + 1, case.batch):
-        arrays = [array[start : start + case.batch] for array in case.held_out.values()]
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-        ports = [port.name for port in module.inputs]
-        with torch.no_grad():
-            found = run(module, dict(zip(ports, tensors, strict=True))).outputs
-        outputs.append(next(iter(found.values())).numpy())
+    with tempfile.TemporaryDirectory() as folder:
+        path = compile_module(
+            module, target, Path(folder, "o"), Options(cache=default_cache())
+        ).path
+        artifact = optc.load(path)
+        for start in range(0, count - case.batch + 1, case.batch):
+            arrays = [array[start : start + case.batch] for array in case.held_out.values()]
+            names = [port.name for port in module.inputs]
+            found = call(artifact, dict(zip(names, map(np.ascontiguousarray, arrays), strict=True)))
+            outputs.append(next(iter(found.values())))
     joined = np.concatenate(outputs)
     return case.score(joined), joined
 
@@ -124,7 +133,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=list(CASES))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--passes", action="append")
-    parser.add_argument("--target", default="x86-64-v3")
+    parser.add_argument("--target", default="host")
     parser.add_argument("--limit", type=int, help="samples of each model to judge on")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
@@ -161,9 +170,10 @@ def head_of(given: Mapping[str, object]) -> str:
     when = datetime.now(UTC).date().isoformat()
     command = f"python -m benchmarks.quantize_models --data FOLDER --target {given['target']}"
     return (
-        f"# What quantization loses\n\n{when}, run by the reference (torch {torch.__version__}) on"
-        f" {platform.machine()}: `{command} --write`, case by case, with `--limit` for the samples"
-        " named. A drop is the mean over samples that both models saw, with its 95 % interval.\n\n"
+        f"# What quantization loses\n\n{when}, artifacts on {platform.machine()} (torch"
+        f" {torch.__version__} for calibration): `{command} --write`, with `--limit` for the"
+        " samples named. A drop is the mean over samples that both models saw, with its 95 %"
+        " interval; views of one photo count as one.\n\n"
     )
 
 

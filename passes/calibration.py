@@ -141,8 +141,12 @@ class Calibration(Protocol):
         module: Module,
         values: Collection[Value],
         see: Callable[[Mapping[Value, Array]], None],
+        calls: int = 0,
     ) -> None:
-        """Show the chosen values of every call, in order; nothing is kept between calls."""
+        """Show the chosen values of every call, in order; nothing is kept between calls.
+
+        `calls` are at most so many, spread over the part (0: all).
+        """
 
     def walk(self, module: Module, keep: Collection[Value] = (), calls: int = 0) -> Walk | None:
         """A walk over at most `calls` calls, spread over the part (0: all).

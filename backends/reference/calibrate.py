@@ -58,9 +58,10 @@ class ReferenceCalibration:
         module: Module,
         values: Collection[Value],
         see: Callable[[Mapping[Value, Array]], None],
+        calls: int = 0,
     ) -> None:
-        """Show the values of every call; those of bf16 widened to f32."""
-        for found in self._seen(module, values, self._batches):
+        """Show the values of calls; those of bf16 widened to f32."""
+        for found in self._seen(module, values, self._some(calls)):
             for call in range(len(next(iter(found.values()), ()))):
                 see({value: array[call] for value, array in found.items()})
 
@@ -72,9 +73,13 @@ class ReferenceCalibration:
         if len(steps) != 1 or not isinstance(steps[0], Run):
             return None
         total = self._batches.calls
+        return ReferenceWalk(module, self._some(calls), min(calls or total, total), keep)
+
+    def _some(self, calls: int) -> Iterator[Batch]:
+        """At most so many calls, spread evenly, as data is often sorted; 0: all."""
+        total = self._batches.calls
         chosen = set(np.linspace(0, total - 1, min(calls or total, total)).round().astype(int))
-        batches = (batch for number, batch in enumerate(self._batches) if number in chosen)
-        return ReferenceWalk(module, batches, len(chosen), keep)
+        return (batch for number, batch in enumerate(self._batches) if number in chosen)
 
     def statistics(
         self, module: Module, values: Collection[Value], channel: Mapping[Value, int] | None = None

@@ -7,10 +7,9 @@ layers are taken as independent, so what a plan adds to the output is the sum of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import islice
 
 import numpy as np
 
@@ -48,14 +47,13 @@ class Listener:
 
     def _heard(self, module: Module) -> list[list[Array]]:
         values = watched(module, self.output)
-        walk = self.calibration.walk(module, (), self.calls)
-        if walk is None:
-            features = self.calibration.features(module, values, self.calls)
-            return [list(features[value]) for value in values]
-        heard = []
-        for value in values:
-            walk.until(value)
-            heard.append([np.array(array) for array in islice(walk.at(value), self.calls)])
+        heard: list[list[Array]] = [[] for _ in values]
+
+        def hear(found: Mapping[Value, Array]) -> None:
+            for value, arrays in zip(values, heard, strict=True):
+                arrays.append(np.array(found[value]))
+
+        self.calibration.visit(module, values, hear, self.calls)
         return heard
 
 

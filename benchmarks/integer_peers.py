@@ -1,0 +1,256 @@
+"""Static int8 of ONNX Runtime and of OpenVINO with NNCF beside ours, on the same calibration data.
+
+    python -m benchmarks.integer_peers --data FOLDER --work FOLDER --prepare [CASE ...]
+    python -m benchmarks.integer_peers --data FOLDER --work FOLDER --judge [--limit N] [CASE ...]
+    python -m benchmarks.integer_peers --work FOLDER --time [CASE ...]
+    python -m benchmarks.integer_peers --work FOLDER --write
+
+Each step keeps what it found in the work folder. Batch 1, two threads; f32 of each beside its int8,
+called in turns in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quantize_data import CASES, Array, Case
+
+RESULTS = Path(__file__).parent / "results" / "integer_peers.md"
+THREADS = 2
+ROUNDS, SKIPPED = 200, 10
+SYSTEMS = ("optc", "onnxruntime", "openvino")
+Call = Callable[[Mapping[str, Array]], Array]
+
+
+def case_of(name: str, data: Path) -> Case:
+    """A case, one sample a call."""
+    return replace(CASES[name](data), batch=1)
+
+
+def samples(arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Calls of one sample."""
+    count = len(next(iter(arrays.values())))
+    for index in range(count):
+        yield {n: np.ascontiguousarray(a[index : index + 1]) for n, a in arrays.items()}
+
+
+def prepare(name: str, case: Case, work: Path) -> None:
+    """Both forms of the model for every system."""
+    import nncf
+    import onnxruntime as ort
+    import openvino as ov
+    import torch
+    from onnxruntime import quantization as quant
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    import optc
+    from optc.cache import default_cache
+    from optc.driver import Options, compile_module
+    from optc.ir.targets.catalogue import find_target
+    from optc.passes.pipeline import Pipeline
+    from optc.quality.evidence import DataRequest
+
+    folder = work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    example = next(samples(case.calibration))
+    tensors = tuple(map(torch.from_numpy, example.values()))
+    with torch.no_grad():
+        module = optc.capture(case.model, tensors)
+        torch.onnx.export(
+            case.model, tensors, str(folder / "f32.onnx"), input_names=list(example), dynamo=True,
+            external_data=False,
+        )  # fmt: skip
+    ports = [port.name for port in module.inputs]
+    request = DataRequest(dict(zip(ports, case.calibration.values(), strict=True)))
+    for kind, passes in (("f32", ""), ("int8", "quantize")):
+        options = Options(
+            Pipeline.parse(passes), cache=default_cache(), judge_passes=False,
+            data=request if passes else None,
+        )  # fmt: skip
+        compile_module(module, find_target("host"), folder / f"optc_{kind}", options)
+
+    calls = [dict(call) for call in samples(case.calibration)]
+
+    class Reader(quant.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(calls)
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self.left, None)
+
+    ort.set_default_logger_severity(3)
+    quant_pre_process(str(folder / "f32.onnx"), str(folder / "pre.onnx"))
+    quant.quantize_static(
+        str(folder / "pre.onnx"), str(folder / "int8.onnx"), Reader(), per_channel=True,
+        quant_format=quant.QuantFormat.QDQ, activation_type=quant.QuantType.QUInt8,
+        weight_type=quant.QuantType.QInt8,
+    )  # fmt: skip
+    model = ov.convert_model(str(folder / "f32.onnx"))
+    ov.save_model(model, folder / "ov_f32.xml", compress_to_fp16=False)
+    found = nncf.quantize(model, nncf.Dataset(calls), subset_size=len(calls))
+    ov.save_model(found, folder / "ov_int8.xml", compress_to_fp16=False)
+
+
+def loaded(folder: Path, system: str, kind: str) -> tuple[Call, int]:
+    """What runs a form of the model, and the bytes of its weights, or model file."""
+    if system == "optc":
+        import optc
+        from optc.inputs import call
+
+        path = folder / f"optc_{kind}"
+        artifact = optc.load(path)
+        names = [port.name for port in artifact.inputs]
+
+        def ours(inputs: Mapping[str, Array]) -> Array:
+            given = dict(zip(names, inputs.values(), strict=True))
+            found: Array = next(iter(call(artifact, given).values()))
+            return found
+
+        return ours, (path / "weights.bin").stat().st_size
+    if system == "onnxruntime":
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        file = folder / f"{kind}.onnx"
+        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        known = {item.name for item in session.get_inputs()}
+
+        def onnx(inputs: Mapping[str, Array]) -> Array:
+            found: Array = session.run(None, {n: a for n, a in inputs.items() if n in known})[0]
+            return found
+
+        return onnx, file.stat().st_size
+    import openvino as ov
+
+    file = folder / f"ov_{kind}.xml"
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS,
+              "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
+    compiled = ov.Core().compile_model(str(file), "CPU", config)
+    request = compiled.create_infer_request()
+
+    def vino(inputs: Mapping[str, Array]) -> Array:
+        found: Array = request.infer(list(inputs.values()))[compiled.output(0)]
+        return found
+
+    return vino, file.with_suffix(".bin").stat().st_size
+
+
+def judge(name: str, case: Case, work: Path) -> None:
+    """Scores of every form on all held-out samples."""
+    table: dict[str, Any] = {}
+    for system in SYSTEMS:
+        for kind in ("f32", "int8"):
+            run, nbytes = loaded(work / name, system, kind)
+            found = np.concatenate([run(call) for call in samples(case.held_out)])
+            table[f"{system} {kind}"] = {"scores": case.score(found).tolist(), "bytes": nbytes}
+    table["together"] = case.together
+    (work / name / "quality.json").write_text(json.dumps(table))
+    first = next(samples(case.held_out))
+    np.savez(work / name / "first.npz", **first)
+
+
+def timed(name: str, work: Path) -> None:
+    """Milliseconds of every form, in turns."""
+    with np.load(work / name / "first.npz") as archive:
+        inputs = {key: archive[key] for key in archive.files}
+    runs = {
+        f"{system} {kind}": loaded(work / name, system, kind)[0]
+        for system in SYSTEMS
+        for kind in ("f32", "int8")
+    }
+    taken: dict[str, list[float]] = {key: [] for key in runs}
+    for _ in range(ROUNDS):
+        for key, run in runs.items():
+            run(inputs)  # what another left in the caches is paid here
+            start = time.perf_counter()
+            run(inputs)
+            taken[key].append(1e3 * (time.perf_counter() - start))
+    rows = {
+        key: [float(np.percentile(ms[SKIPPED:], share)) for share in (50, 99)]
+        for key, ms in taken.items()
+    }
+    (work / name / "times.json").write_text(json.dumps(rows))
+
+
+def table(name: str, work: Path) -> Iterator[str]:
+    """Rows of what was found for a model."""
+    quality = json.loads((work / name / "quality.json").read_text())
+    path = work / name / "times.json"
+    times = json.loads(path.read_text()) if path.exists() else {}
+    for system in SYSTEMS:
+        old, new = (np.array(quality[f"{system} {kind}"]["scores"]) for kind in ("f32", "int8"))
+        lost = (old - new).reshape(-1, quality["together"]).mean(1)
+        error = 1.96 * lost.std() / np.sqrt(len(lost))
+        nbytes = [quality[f"{system} {kind}"]["bytes"] / 1e3 for kind in ("f32", "int8")]
+        ms = [times.get(f"{system} {kind}") for kind in ("f32", "int8")]
+        pace = ["not timed"] * 3
+        if ms[0] and ms[1]:
+            pace = [f"{m[0]:.2f} / {m[1]:.2f}" for m in ms] + [f"{ms[0][0] / ms[1][0]:.2f}"]
+        cells = [
+            name, system, str(len(old)), f"{100 * old.mean():.2f} to {100 * new.mean():.2f}",
+            f"{100 * lost.mean():+.2f} ± {100 * error:.2f}", f"{nbytes[0]:.0f} to {nbytes[1]:.0f}",
+            *pace,
+        ]  # fmt: skip
+        yield "| " + " | ".join(cells) + " |"
+
+
+HEADER = (
+    "| model | system | samples | score | lost, points | weights, kB | f32 ms, p50 / p99 |"
+    " int8 ms, p50 / p99 | int8 faster by |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def write(work: Path, names: list[str]) -> None:
+    """The table of all that was judged."""
+    import onnxruntime as ort
+    import openvino as ov
+
+    rows = [row for n in names if (work / n / "quality.json").exists() for row in table(n, work)]
+    head = (
+        "# Static int8 beside the peers'\n\n"
+        f"{datetime.now(UTC).date().isoformat()}, {os.cpu_count()} cores, batch 1, two threads,"
+        f" ONNX Runtime {ort.__version__} (QDQ, per channel, min-max),"
+        f" OpenVINO {ov.__version__.split('-')[0]} + NNCF (defaults), the same calibration samples."
+        " `python -m benchmarks.integer_peers` with `--prepare`, `--judge`, `--time`, `--write`."
+        " Times in turns in one process; `lost` is beside the same system's f32.\n\n"
+    )
+    RESULTS.write_text(head + "\n".join([HEADER, *rows]) + "\n")
+    print("\n".join([HEADER, *rows]))
+
+
+def main() -> None:
+    """One step for the cases named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=list(CASES))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    for step in ("prepare", "judge", "time", "write"):
+        parser.add_argument(f"--{step}", action="store_true")
+    given = parser.parse_args()
+    for name in given.cases:
+        if given.prepare or given.judge:
+            case = case_of(name, given.data)
+            if given.prepare:
+                prepare(name, case, given.work)
+            if given.judge:
+                judge(name, case.first(given.limit) if given.limit else case, given.work)
+        if given.time:
+            timed(name, given.work)
+    if given.write:
+        write(given.work, given.cases)
+
+
+if __name__ == "__main__":
+    main()
