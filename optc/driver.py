@@ -70,7 +70,7 @@ class Compiled:
 
     path: Path
     manifest: Mapping[str, Any]
-    source: Module  # as captured
+    source: Module  # as captured; of two models the large one
     module: Module  # as compiled
     diagnostics: tuple[Diagnostic, ...]
     seconds: Mapping[str, float]  # by stage
@@ -104,10 +104,13 @@ def compile_module(
     observers: Sequence[Observer] = (),
     progress: Progress | None = None,
     tune: Callable[[Module], None] | None = None,
+    original: Module | None = None,
 ) -> Compiled:
     """Compile a captured module for a target into the folder, or `.optc` file, `out`.
 
     `tune` is called with the fused module before kernels are built and records are read.
+    `original` is what the artifact is compared with, where that is not `module` itself; it has the
+    same inputs and outputs.
     Raises OptcError for what the user can mend and InternalError for what only we can.
     """
     from optc.backends.aot.package import write_artifact
@@ -117,7 +120,8 @@ def compile_module(
 
     clock = _Clock(progress)
     builder = kernel_builder(target)
-    evidence = _evidence(module, options, clock)
+    source = original or module
+    evidence = _evidence(source, options, clock)
     context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
     history, times = History(), PassTimes(_payoffs(target, evidence, options))
     with clock.stage("passes"):
@@ -142,7 +146,7 @@ def compile_module(
     quality = _measure(evidence, lowered, program, options, clock) if evidence else None
     with clock.stage("package"):
         exits = tuple(context.exits)
-        page = render(module, lowered, program, target, times.records, diagnostics, quality, exits)
+        page = render(source, lowered, program, target, times.records, diagnostics, quality, exits)
         extra = {
             **history.files(module),
             "lock.json": _lock(module, target, options, passes, recorded, evidence),
@@ -152,7 +156,7 @@ def compile_module(
     return Compiled(
         written.path,
         written.manifest,
-        module,
+        source,
         lowered,
         diagnostics,
         clock.seconds,

@@ -17,6 +17,7 @@ from optc.runtime import Artifact
 WORDS = {"never": inf, "always": -inf}
 UNIT = ("maxprob", "entropy", "margin")  # decisions whose scores lie between 0 and 1
 END = "end"  # the way that takes no exit
+LARGEST, HALVINGS = 1e4, 48  # the search for a threshold that forces a way
 
 
 def parse_thresholds(text: str) -> tuple[float, ...]:
@@ -36,11 +37,11 @@ def set_thresholds(artifact: Artifact, thresholds: Sequence[float]) -> None:
 
     An exit is taken where the score of every row reaches its threshold.
     """
-    exits = artifact.exits
+    exits = deciding(artifact)
     if not exits:
         raise _bad(f"{artifact.name} has no exits, so no thresholds")
     if len(thresholds) not in (1, len(exits)):
-        raise _bad(f"{len(thresholds)} thresholds, {artifact.name} has {len(exits)} exits")
+        raise _bad(f"{len(thresholds)} thresholds, {artifact.name} has {len(exits)} for its exits")
     decision = artifact.manifest["metadata"].get("decision", "")
     each = tuple(thresholds) * (len(exits) if len(thresholds) == 1 else 1)
     for value in each:
@@ -49,6 +50,11 @@ def set_thresholds(artifact: Artifact, thresholds: Sequence[float]) -> None:
             raise _bad(f"{value:g} is no {decision or 'threshold'}, which lies between 0 and 1")
     for exit, value in zip(exits, each, strict=True):
         artifact.set_parameter(f"{exit}.threshold", float(value))
+
+
+def deciding(artifact: Artifact) -> tuple[str, ...]:
+    """The exits that have a threshold; where rows are packed, the others follow from it."""
+    return tuple(name for name in artifact.exits if f"{name}.threshold" in artifact.parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,32 +108,72 @@ def measure_paths(
     """Time every way by forcing it, in turns, so that a machine's drift hits all alike.
 
     `counts` say how many calls took each exit and went to the `end`. Thresholds are as they were
-    afterwards.
+    afterwards. A way that these inputs cannot be made to take is left out.
     """
     kept = artifact.parameters
     names = (*artifact.exits, END)
+    settings = [_forcing(artifact, inputs, name) for name in names]
     rounds = max(1, min(5, runs // 4))
     times: dict[str, list[NDArray[np.uint64]]] = {name: [] for name in names}
     try:
         for _ in range(rounds):
-            for place, name in enumerate(names):
-                _force(artifact, place)
+            for name, setting in zip(names, settings, strict=True):
+                if setting is None:
+                    continue
+                _set(artifact, setting)
                 artifact.bench(**inputs, runs=1)
                 times[name].append(artifact.bench(**inputs, runs=max(1, runs // rounds)))
     finally:
         for parameter, value in kept.items():
             artifact.set_parameter(parameter, value)
     whole = max(1, sum(counts.values()))
+    names = tuple(name for name in names if times[name])
     found = tuple(np.concatenate(times[name]) for name in names)
     rows = zip(names, found, strict=True)
     paths = tuple(Path(n, Percentiles.of(t), counts.get(n, 0) / whole) for n, t in rows)
     return Paths(paths, whole, found)
 
 
-def _force(artifact: Artifact, place: int) -> None:
-    """Take the exit at `place`, and none before it."""
-    for index, name in enumerate(artifact.exits):
-        artifact.set_parameter(f"{name}.threshold", -inf if index == place else inf)
+def _forcing(
+    artifact: Artifact, inputs: Mapping[str, NDArray[Any]], name: str
+) -> Mapping[str, float] | None:
+    """Thresholds with which these inputs take a way; None where none were found.
+
+    An exit without a threshold of its own lies between never and always of the one before it.
+    """
+    exits = deciding(artifact)
+    never = dict.fromkeys(exits, inf)
+    if name == END:
+        return never
+    if name in exits:
+        return {**never, name: -inf}
+    order = artifact.exits
+    owner = next((e for e in reversed(order[: order.index(name)]) if e in exits), None)
+    if owner is None:
+        return None
+    low, high = -LARGEST, LARGEST
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        _set(artifact, {**never, owner: middle})
+        taken = _way(artifact, inputs)
+        if taken == name:
+            return {**never, owner: middle}
+        later = taken == END or order.index(taken) > order.index(name)
+        low, high = (low, middle) if later else (middle, high)
+    return None
+
+
+def _way(artifact: Artifact, inputs: Mapping[str, NDArray[Any]]) -> str:
+    """The way that a call takes."""
+    before = artifact.exit_runs()
+    artifact(**inputs)
+    after = artifact.exit_runs()
+    return next((name for name in after if after[name] > before[name]), END)
+
+
+def _set(artifact: Artifact, thresholds: Mapping[str, float]) -> None:
+    for name, value in thresholds.items():
+        artifact.set_parameter(f"{name}.threshold", value)
 
 
 def counted(artifact: Artifact, calls: int) -> Mapping[str, int]:

@@ -83,7 +83,9 @@ class ModuleFacts:
 
 def inspect_module(module: Module, limits: Limits | None = None) -> ModuleFacts:
     """Facts of a module; with `limits`, the least time of every node on that machine."""
-    nodes = tuple(facts for graph in module.graphs for facts in _nodes(graph, limits))
+    runs = Counter(run.graph for run in module.flow.runs)  # a graph that runs twice counts twice
+    known = {graph.name: tuple(_nodes(graph, limits)) for graph in module.graphs}
+    nodes = tuple(facts for name, found in known.items() for facts in found * runs[name])
     parameters, nbytes = _weights(module)
     peaks = [_peak(graph) for graph in module.graphs] or [(0, "")]
     states = tuple(Port(state.name, state.type) for state in module.states)

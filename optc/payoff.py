@@ -9,6 +9,7 @@ every compilation, and tells which way a pass goes, not milliseconds.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -130,7 +131,8 @@ def modelled_seconds(module: Module, target: Target) -> float:
     So are steps between floats and integers; weights are read as they are stored.
     """
     limits = nominal(target)
-    return sum(_seconds(graph, limits) for graph in module.graphs)
+    runs = Counter(run.graph for run in module.flow.runs)
+    return sum(runs[graph.name] * _seconds(graph, limits) for graph in module.graphs)
 
 
 def modelled_latency(target: Target) -> Latency:

@@ -12,6 +12,10 @@ COMMANDS = {
         "optc.cli.compile:compile_command",
         "Compile a model into an artifact that runs by itself.",
     ),
+    "route": (
+        "optc.cli.route:route_command",
+        "Compile a small model with a large one behind it, which answers where it is not sure.",
+    ),
     "tune": (
         "optc.cli.tune:tune_command",
         "Measure settings of a model's kernels, and keep the fastest.",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from optc.cli import tuning
+from optc.cli.closing import check_ahead, latency_of, show_closing, show_findings, show_verdict
 from optc.cli.data import budget_option, data_options
-from optc.cli.failures import show
 from optc.cli.options import (
     cache_folder,
     capture_options,
@@ -21,26 +21,23 @@ from optc.cli.options import (
     read_module,
     target_option,
 )
-from optc.cli.payoffs import show_payoffs
 from optc.cli.progress import Progress
 from optc.cli.terminal import console, plain_table
 from optc.cli.tuning import Effort, Wishes
-from optc.ir.diagnostics import OptcError, Severity, error
+from optc.ir.diagnostics import error
 from optc.ir.module import Module
 from optc.ir.output import check_writable
 from optc.ir.targets.target import Target
 
 if TYPE_CHECKING:
     from optc.autotune.events import Budget
-    from optc.driver import Compiled, Options
+    from optc.driver import Options
     from optc.passes.base import Observer
     from optc.quality.evidence import DataRequest
-    from optc.report.summary import Latency
 
 KINDS = ("so", "a", "obj", "c")
 DIALECTS = ("linalg", "tosa", "stablehlo")
 NOTEWORTHY = 0.05  # seconds from which a pass that changed nothing has its own row
-RUNS, SECONDS = 50, 2.0  # of the closing table's latency: whichever is reached first
 
 
 @click.command("compile")
@@ -152,7 +149,7 @@ def compile_command(
         records,
     )
     if kinds[0] in KINDS:
-        _check_ahead(output, machine)
+        check_ahead(output, machine)
     elif request is not None:
         raise error("E0703", f"--data judges artifacts, not {kinds[0]}", help="--emit so")
     with Progress() as progress:
@@ -180,9 +177,9 @@ def compile_command(
     else:
         if time_passes:
             times.show()
-        _show_findings(compiled, remarks)
-        _show_closing(compiled, _latency(compiled, machine, bench and "so" in kinds))
-        _show_verdict(compiled)
+        show_findings(compiled, remarks)
+        show_closing(compiled, latency_of(compiled, machine, bench and "so" in kinds))
+        show_verdict(compiled)
 
 
 def _kinds(emit: str) -> tuple[str, ...]:
@@ -240,15 +237,6 @@ def _tuner(target: Target, wishes: Wishes, progress: Progress) -> Callable[[Modu
             show_outcome(tuning.run_session(module, target, wishes, measurer))
 
     return tune
-
-
-def _check_ahead(output: Path, target: Target) -> None:
-    """Find out now what packaging would find out after all kernels were built."""
-    from optc.backends.aot.folder import check_replaceable
-    from optc.backends.aot.link import find_toolchain
-
-    check_replaceable(output)
-    find_toolchain(target.triple, cache_folder())
 
 
 class Times:
@@ -323,62 +311,3 @@ def _write_mlir(module: Module, dialect: str, output: Path) -> None:
     with replace_file(path) as aside:
         aside.write_text(text, encoding="utf-8")
     console().print(f"wrote {path}")
-
-
-def _show_findings(compiled: Compiled, remarks: bool) -> None:
-    quiet = 0
-    for diagnostic in compiled.diagnostics:
-        if diagnostic.severity is Severity.REMARK and not remarks:
-            quiet += 1
-        else:
-            show(diagnostic)
-    if quiet:
-        plural = "s" if quiet > 1 else ""
-        console(stderr=True).print(f"{quiet} remark{plural}: --remarks shows them")
-
-
-def _latency(compiled: Compiled, target: Target, wanted: bool) -> Latency:
-    from optc.bench import Percentiles
-    from optc.exits import measure_paths
-    from optc.inputs import random_arrays
-    from optc.report.summary import Latency
-    from optc.runtime import load
-
-    if not wanted:
-        return Latency(None, reason="not asked for, or no shared library was made")
-    try:
-        with load(
-            compiled.path, threads=target.cores, verify=False, cache=cache_folder() / "artifacts"
-        ) as model:
-            inputs = random_arrays(model.inputs, 0)
-            first = float(model.bench(**inputs, runs=2).min()) * 1e-9
-            runs = max(5, min(RUNS, int(SECONDS / max(first, 1e-9))))
-            whole = Percentiles.of(model.bench(**inputs, runs=runs))
-            counts = compiled.quality.exits if compiled.quality is not None else {}
-            paths = measure_paths(model, inputs, counts, runs) if counts else None
-            return Latency(whole, target.cores, paths=paths)
-    except OptcError as problem:
-        return Latency(None, reason=problem.diagnostics[0].message)
-
-
-def _show_closing(compiled: Compiled, latency: Latency) -> None:
-    from optc.inspect import inspect_module
-    from optc.report.summary import closing_rows
-
-    before, after = inspect_module(compiled.source), inspect_module(compiled.module)
-    table = plain_table("", "model", "artifact")
-    facts = (compiled.manifest, compiled.seconds, latency, compiled.quality, compiled.fit)
-    for row in closing_rows(before, after, *facts):
-        table.add_row(row.label, row.before, row.after)
-    console().print(table)
-    show_payoffs(compiled.passes)
-    console().print(f"wrote {compiled.path}")
-
-
-def _show_verdict(compiled: Compiled) -> None:
-    """Raise E0747 where the accuracy budget does not hold; the artifact is there, and says so."""
-    finding = compiled.quality.finding if compiled.quality is not None else None
-    if finding is not None and finding.severity is Severity.ERROR:
-        raise OptcError(finding)
-    if finding is not None:
-        show(finding)

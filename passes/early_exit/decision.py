@@ -35,13 +35,18 @@ def add_decision(
     builder: Builder, decision: Decision, logits: Value, threshold: Value, temperature: float
 ) -> Value:
     """The bool scalar that is true where every row of `logits` [rows, classes] is sure enough."""
+    score = row_scores(builder, decision, logits, temperature)
+    least = builder.emit(ReduceMin(axes=(0,)), score, hint="confidence")
+    return builder.emit(ew.GreaterEqual(), least, threshold, hint="sure")
+
+
+def row_scores(builder: Builder, decision: Decision, logits: Value, temperature: float) -> Value:
+    """The score of every row, [rows]."""
     x = logits if logits.type.dtype is DType.F32 else builder.emit(ew.Cast(DType.F32), logits)
     if temperature != 1.0:
         cooler = builder.splat(1.0 / temperature, TensorType((), DType.F32), "cooler")
         x = builder.emit(ew.Mul(), x, cooler)
-    score = _score(builder, decision, x, temperature)
-    least = builder.emit(ReduceMin(axes=(0,)), score, hint="confidence")
-    return builder.emit(ew.GreaterEqual(), least, threshold, hint="sure")
+    return _score(builder, decision, x, temperature)
 
 
 def _score(builder: Builder, decision: Decision, x: Value, temperature: float) -> Value:

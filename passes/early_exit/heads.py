@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from optc.ir.builder import Builder
+from optc.ir.dtype import DType
 from optc.ir.graph import Value
-from optc.ir.ops import AdaptiveAvgPool, Linear, ReduceMean, Reshape, Slice
+from optc.ir.ops import AdaptiveAvgPool, Linear, ReduceMean, Reshape, Slice, ew
 
 Array = NDArray[Any]
 FEW = 100  # classes: with more, the head is the least-squares fit of the model's scores
@@ -35,11 +36,18 @@ class Head:
         found: Array = features.astype(np.float32) @ self.weight.T + self.bias
         return found
 
-    def add(self, builder: Builder, features: Value) -> Value:
-        """The head as a node."""
+    def add(self, builder: Builder, features: Value, dtype: DType) -> Value:
+        """The head as a node, computed in f32; scores of `dtype`."""
         weight = builder.constant(self.weight, "exit.weight")
         bias = builder.constant(self.bias, "exit.bias")
-        return builder.emit(Linear(), features, weight, bias, hint="early")
+        wide = cast_to(builder, features, DType.F32)
+        scores = builder.emit(Linear(), wide, weight, bias, hint="early")
+        return cast_to(builder, scores, dtype)
+
+
+def cast_to(builder: Builder, value: Value, dtype: DType) -> Value:
+    """The value in another dtype, or itself."""
+    return value if value.type.dtype is dtype else builder.emit(ew.Cast(dtype), value)
 
 
 def poolings(value: Value) -> tuple[str, ...]:

@@ -159,7 +159,7 @@ class Study:
             assert best is not None, "a place without a pooling is no place"
             heads.append(best[1:])
             self.answers.append(best[1](np.asarray(seen[best[2]], np.float32)))
-        self.logits = [head.add(builder, value) for head, value in heads]
+        self.logits = [head.add(builder, value, self.result.type.dtype) for head, value in heads]
         self.graph = builder.build(graph.outputs)
 
     def _fitted(

@@ -23,6 +23,7 @@ from optc.passes.early_exit.bounds import holds
 Array = NDArray[Any]
 NEVER = inf
 PRICES = np.geomspace(1000.0, 0.3, 48)  # what a lost sample costs, in runs of the whole model
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # of the first policy's leavers
 SWEEPS = 3  # over all exits, each time the best threshold of one beside the others'
 
 
@@ -107,7 +108,25 @@ def propose(fit: Trials, prices: Prices, most: int, budget: float) -> tuple[Poli
     if not families or min(within) == inf:
         return ()
     rows = sorted(families[int(np.argmin(within))], key=lambda row: (row[1], -row[0]))
-    return tuple(dict.fromkeys(policy for _, _, policy in rows))
+    policies = [policy for _, _, policy in rows]
+    careful = [_narrowed(policies[0], fit, share) for share in SHARES]
+    return tuple(dict.fromkeys([*careful, *policies]))
+
+
+def _narrowed(policy: Policy, fit: Trials, share: float) -> Policy:
+    """The surest `share` of what leaves by each exit still leaves.
+
+    Where no sample was lost on few, the first policy is as bold as it can be without a loss that
+    was seen; one that is not confirmed would end the sequence before it began.
+    """
+    left = policy.leaves(fit)
+    thresholds = list(policy.thresholds)
+    for place, exit in enumerate(policy.exits):
+        scores = np.sort(fit.scores[left == place, exit])
+        if len(scores):
+            index = min(int((1 - share) * len(scores)), len(scores) - 1)
+            thresholds[place] = _between(scores[index], scores[index - 1] if index else -inf)
+    return Policy(policy.exits, tuple(thresholds))
 
 
 def _family(
