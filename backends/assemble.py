@@ -20,7 +20,6 @@ from optc.backends.program import (
     Copy,
     DeviceCode,
     ExitIf,
-    Launch,
     Operand,
     Port,
     Program,
@@ -158,8 +157,7 @@ class _Pending:
 
     roots: tuple[Root, ...]
     work: Work | None = None
-    symbol: str = ""
-    launches: tuple[Launch, ...] = ()
+    kernel: Kernel | None = None
     nbytes: int = 0
     label: str = ""
 
@@ -285,7 +283,7 @@ class _Assembly:
             operands.append(roots[value])
         scratch = f"workspace of {label_of(work.node)}"
         operands += [self._new(nbytes, scratch) for nbytes in kernel.workspaces]
-        return _Pending(tuple(operands), work, kernel.symbol, kernel.launches)
+        return _Pending(tuple(operands), work, kernel)
 
     def _join(
         self,
@@ -372,23 +370,28 @@ def _resolved(segment: _PendingSegment) -> Segment:
 
 def _resolve(pending: _Pending) -> Call | Copy:
     operands = tuple(root.at for root in pending.roots)
-    if pending.work is None:
+    if pending.work is None or pending.kernel is None:
         return Copy(operands[0], operands[1], pending.nbytes, pending.label)
-    node = pending.work.node
+    node, kernel = pending.work.node, pending.kernel
     price = cost(node)
     weights = sum(
         read
         for read, operand in zip(reads(node), operands, strict=False)
         if operand.space is Space.WEIGHTS
     )
+    flops, moved = price.flops, price.bytes
+    if kernel.flops is not None:  # its weights are other numbers, too, than the definition's
+        held = sum(root.nbytes for root in pending.roots if root.at.space is Space.WEIGHTS)
+        flops, moved, weights = kernel.flops, moved + held - weights, held
     return Call(
-        pending.symbol,
+        kernel.symbol,
         operands,
         label_of(node),
-        price.flops,
-        price.bytes,
-        pending.launches,
+        flops,
+        moved,
+        kernel.launches,
         price.bytes_written,
         weights,
         compute_dtype(node),
+        kernel.template,
     )

@@ -75,6 +75,11 @@ class Kernel(Protocol):
         """`name/version` of what wrote it."""
         ...
 
+    @property
+    def flops(self) -> int | None:
+        """Operations it does, where that is not what the task's definition takes."""
+        ...
+
 
 # Kernels for jobs, in their order. Equal symbols mean the same kernel.
 BuildKernels = Callable[[Sequence[Job]], Sequence[Kernel]]

@@ -66,8 +66,9 @@ class Launch:
 class Call:
     """A kernel call: `flops` and `bytes` it computes and moves, and a `label` for people.
 
-    Of the bytes, `written` are written and `weights` are read of weights; `dtype` is the one whose
-    multiply-adds its time goes to.
+    Both are the kernel's own: a Winograd convolution computes less than its definition takes. Of
+    the bytes, `written` are written and `weights` are read of weights; `dtype` is the one whose
+    multiply-adds its time goes to. `template` is what wrote the kernel.
 
     Without `launches` it is the C function `symbol` on the CPU; with them it is these, in order,
     on the GPU, and `symbol` only names it.
@@ -82,6 +83,7 @@ class Call:
     written: int = 0
     weights: int = 0
     dtype: DType = DType.F32
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

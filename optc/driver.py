@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,9 @@ class Options:
     measured: kernels take the fastest settings in it, and the best guess where it says nothing.
     `data` is what passes may learn from, and what the artifact is judged on. `memory` is a budget
     in bytes: weights are streamed where that makes the artifact fit. With `judge_passes` each lossy
-    pass is judged on some calibration data, to say whether it paid.
+    pass is judged on some calibration data, to say whether it paid. With `exact`, or a budget of
+    memory, convolutions keep to their definition: Winograd's way rounds differently and has larger
+    weights.
     """
 
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -62,6 +64,11 @@ class Options:
     data: DataRequest | None = None
     memory: int | None = None
     judge_passes: bool = True
+
+    def machine(self, target: Target) -> Target:
+        """The machine as kernels are built for it."""
+        plain = self.exact or self.memory is not None
+        return replace(target, winograd=False) if plain else target
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,7 @@ def compile_module(
     from optc.report.html import render
 
     clock = _Clock(progress)
+    target = options.machine(target)
     builder = kernel_builder(target)
     source = original or module
     evidence = _evidence(source, options, clock)
@@ -172,6 +180,7 @@ def lower_module(
 ) -> Module:
     """What the passes of a compilation make of a module: fused, each node one kernel."""
     evidence = _evidence(module, options, _Clock(None))
+    target = options.machine(target)
     context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
     return run_passes(module, passes_of(options), context, observers)
 
@@ -304,6 +313,7 @@ def _lock(
     record: dict[str, Any] = {
         "model": module_digest(module),
         "target": {"name": target.name, "cpu": target.cpu, "features": list(target.features)},
+        "winograd": target.winograd,
         "cores": target.cores,
         "caches": {space.name: space.size for space in target.memory},
         "passes": [

@@ -59,7 +59,11 @@ def read_lock(folder: Path) -> Mapping[str, Any]:
 
 def target_of(lock: Mapping[str, Any]) -> Target:
     """The target that the artifact was compiled for; raises E0726 if that was another host."""
-    target = replace(find_target(lock["target"]["name"]), cores=int(lock["cores"]))
+    target = replace(
+        find_target(lock["target"]["name"]),
+        cores=int(lock["cores"]),
+        winograd=bool(lock.get("winograd", True)),
+    )
     if list(target.features) != lock["target"]["features"]:
         raise error(
             "E0726",

@@ -133,6 +133,7 @@ def _call(call: Call | Copy) -> dict[str, Any]:
                 "bytes": nbytes,
                 "written": call.written,
                 "weights": call.weights,
+                "template": call.template,
             }
         case Copy(label=label, nbytes=nbytes):
             moved = {"bytes": 2 * nbytes, "written": nbytes, "weights": 0}

@@ -36,6 +36,7 @@ class Kernel:
     misses: tuple[tuple[str, Miss], ...] = ()
     launches: tuple[Launch, ...] = ()
     source: str = ""
+    flops: int | None = None
 
 
 # Settings for a job whose template has made a plan; None: the analytic model's best guess.
@@ -55,7 +56,14 @@ def build(job: Job, target: Target, choose: Choose = lambda job, plan: None) -> 
     size = compiled.workspace[symbol]
     workspaces = (size,) if size else ()
     return Kernel(
-        symbol, compiled.data, emitted.packs, workspaces, plan.template, repr(knobs), misses
+        symbol,
+        compiled.data,
+        emitted.packs,
+        workspaces,
+        emitted.template or plan.template,
+        repr(knobs),
+        misses,
+        flops=emitted.flops,
     )
 
 

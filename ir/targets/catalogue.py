@@ -143,9 +143,10 @@ TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in _ROWS
 
 
 def find_target(name: str) -> Target:
-    """The target called `name`: `host`, `cuda` (sm_80), a row of the table, with `:cores=N`.
+    """The target called `name`: `host`, `cuda` (sm_80), a row of the table, with options.
 
-    Raises E0140 with the nearest names.
+    Options follow a colon: `cores=N`, and `winograd=off` for convolutions by their definition.
+    Raises E0140 with the nearest names, and E0141.
     """
     base, _, options = name.partition(":")
     if base == "host":
@@ -160,9 +161,14 @@ def find_target(name: str) -> Target:
             offer = f"; did you mean {', '.join(near)}?" if near else ""
             raise error("E0140", f"unknown target {base!r}{offer}", help=hint)
         target = TARGETS[key]
-    cores = re.fullmatch(r"cores=([1-9]\d*)", options)
-    if options and cores is None:
-        raise error(
-            "E0141", f"target option {options!r} is not known", help=f"--target {base}:cores=4"
-        )
-    return replace(target, cores=int(cores.group(1))) if cores else target
+    for option in filter(None, options.split(",")):
+        target = _with(target, base, option)
+    return target
+
+
+def _with(target: Target, base: str, option: str) -> Target:
+    if cores := re.fullmatch(r"cores=([1-9]\d*)", option):
+        return replace(target, cores=int(cores.group(1)))
+    if switch := re.fullmatch(r"winograd=(on|off)", option):
+        return replace(target, winograd=switch.group(1) == "on")
+    raise error("E0141", f"target option {option!r} is not known", help=f"--target {base}:cores=4")

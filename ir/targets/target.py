@@ -36,7 +36,8 @@ class Target:
     /proc/cpuinfo on x86 and of its hwcaps on ARM. `memory` goes from the nearest to the farthest.
     `vector_bits` is the width that kernels are written for. `cores` of a GPU are multiprocessors.
     `activations` is what 8-bit products take beside i8 weights: x86 multiplies u8 by i8 (vpdpbusd,
-    vpmaddubsw), the others i8 by i8 (sdot, dp4a).
+    vpmaddubsw), the others i8 by i8 (sdot, dp4a). Without `winograd` every convolution is computed
+    by its definition.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Target:
     dtypes: frozenset[DType] = frozenset(DType)
     description: str = ""
     activations: DType = DType.U8
+    winograd: bool = True
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in one vector register."""

@@ -61,7 +61,11 @@ NOTEWORTHY = 0.05  # seconds from which a pass that changed nothing has its own 
     f"{', '.join(DIALECTS)}.",
 )
 @pipeline_option()
-@click.option("--exact", is_flag=True, help="Drop every pass that may change a bit of the result.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Drop every pass that may change a bit of the result, and compute convolutions directly.",
+)
 @click.option(
     "--threads", type=click.IntRange(1), metavar="N", help="Cores of the target to plan for."
 )
@@ -168,7 +172,7 @@ def compile_command(
                 options,
                 observers=watchers,
                 progress=progress,
-                tune=_tuner(machine, wishes, progress) if wishes else None,
+                tune=_tuner(options.machine(machine), wishes, progress) if wishes else None,
             )
     if dry_run:
         _show_plan(module, machine, options, output, kinds)

@@ -27,7 +27,8 @@ def target_option(default: str | None = "host") -> Decorator:
         default=default,
         show_default=True,
         metavar="NAME",
-        help="The machine to compile for, see `optc targets`; `NAME:cores=N` sets its cores.",
+        help="The machine to compile for, see `optc targets`; `NAME:cores=N` sets its cores, "
+        "`NAME:winograd=off` keeps to direct convolutions.",
     )
 
 

@@ -147,7 +147,7 @@ def _tune(
             module = read_module(model, shape, unsafe_load, example)
             progress("passes", 0, 0)
             fused = lower_module(module, machine, passes)
-        outcome = tuning.run_session(fused, machine, wishes, measurer)
+        outcome = tuning.run_session(fused, passes.machine(machine), wishes, measurer)
     show_outcome(outcome)
     console().print(f"records in {database}")
     return frozenset(row.task.key for row in outcome.rows)

@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KernelLine:
-    """One kernel call: what it is, where it comes from, and its share of all operations."""
+    """One kernel call: what it is, where it is from, its share of all operations, who wrote it."""
 
     label: str
     place: str
     flops: str
     nbytes: str
     share: float
+    template: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def _kernels(program: Program) -> Sequence[KernelLine]:
         flops, nbytes = (call.flops, call.bytes) if isinstance(call, Call) else (0, 2 * call.nbytes)
         label, _, place = call.label.partition(" @ ")
         share = flops / total
-        lines.append(KernelLine(label, place, count_text(flops), bytes_text(nbytes), share))
+        by = call.template if isinstance(call, Call) else ""
+        lines.append(KernelLine(label, place, count_text(flops), bytes_text(nbytes), share, by))
     return lines
 
 

@@ -37,6 +37,7 @@ class Stand:
     packs: dict[int, Any] = field(default_factory=dict)
     launches: tuple[Any, ...] = ()
     workspaces: tuple[int, ...] = (40, 7)
+    flops: int | None = None
     template: str = "stand"
 
 

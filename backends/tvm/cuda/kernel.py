@@ -42,6 +42,7 @@ class CudaKernel:
     template: str = VERSION
     object: bytes = b""
     packs: Mapping[int, PackLike] = field(default_factory=dict)
+    flops: int | None = None
 
 
 def task_of(body: Graph, symbol: str, target: Target) -> Task:

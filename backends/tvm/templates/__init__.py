@@ -12,6 +12,7 @@ from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
 from optc.backends.tvm.templates.pool import Pooling
 from optc.backends.tvm.templates.rows import Rows
 from optc.backends.tvm.templates.weight_only import WeightOnly
+from optc.backends.tvm.templates.winograd import Winograd
 from optc.ir.dtype import DType
 
 GENERIC = Generic.name
@@ -20,6 +21,7 @@ TEMPLATES: tuple[Template, ...] = (
     WeightOnly(),
     Gemm(),
     Depthwise(),
+    Winograd(),
     Convolution(),
     Pooling(),
     Attention(),

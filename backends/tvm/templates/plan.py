@@ -68,11 +68,14 @@ class Emitted:
 
     `function` takes the body's inputs in order (with the packed type where `packs` has the input's
     index), then the outputs. Scratch memory is an `AllocBuffer` inside; `kernel.py` moves what does
-    not fit on a stack into the workspace parameter.
+    not fit on a stack into the workspace parameter. `template` is said by plans whose knobs choose
+    between templates, `flops` by those that compute less than the task's definition does.
     """
 
     function: PrimFunc
     packs: Mapping[int, Pack] = field(default_factory=dict)
+    template: str = ""
+    flops: int | None = None
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import ctypes
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from optc.backends.reference.dtypes import TORCH_DTYPE
 from optc.backends.tvm.codegen import PARALLEL_LAUNCH, compile_functions
 from optc.backends.tvm.templates import match
-from optc.backends.tvm.templates.plan import Pack, Problem
+from optc.backends.tvm.templates.plan import Knobs, Pack, Plan, Problem
 from optc.ir.graph import Graph
 from optc.ir.targets.detect import host
 from optc.ir.targets.target import Target
@@ -50,6 +50,7 @@ class Loaded:
     """The kernels of some task bodies; `constants` has the constant inputs of each, if any.
 
     `choice` picks among the knobs that a template proposes: the first one unless asked otherwise.
+    `plan` takes the place of the list of templates and their choice.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Loaded:
         constants: Sequence[frozenset[int]] | None = None,
         target: Target | None = None,
         choice: int = 0,
+        plan: Callable[[Problem], tuple[Plan, Knobs]] | None = None,
     ) -> None:
         self._bodies, target = bodies, target or host()
         if not runs_here(target):
@@ -67,12 +69,12 @@ class Loaded:
         self._packs: list[Mapping[int, Pack]] = []
         for number, body in enumerate(bodies):
             known = constants[number] if constants else frozenset()
-            plan, _ = match(Problem(body, known, target))
-            knobs = plan.candidates()
-            emitted = plan.emit(f"k{number}", knobs[choice % len(knobs)])
+            problem = Problem(body, known, target)
+            made, knobs = plan(problem) if plan else _proposed(problem, choice)
+            emitted = made.emit(f"k{number}", knobs)
             functions.append(emitted.function)
             self._packs.append(emitted.packs)
-            self.templates.append(plan.template)
+            self.templates.append(emitted.template or made.template)
         compiled = compile_functions(functions, target)
         self._workspace, self._library = compiled.workspace, _linked(compiled.data)
         self._launch = _LAUNCH(_run_in_turn)
@@ -96,6 +98,12 @@ class Loaded:
         status = self._library[f"k{number}"](*addresses)
         assert status == 0
         return outputs
+
+
+def _proposed(problem: Problem, choice: int) -> tuple[Plan, Knobs]:
+    plan, _ = match(problem)
+    knobs = plan.candidates()
+    return plan, knobs[choice % len(knobs)]
 
 
 def packed(tensor: Tensor, pack: Pack | None) -> Tensor:
