@@ -7,15 +7,25 @@ turns). Whatever the number of rounds, the widths in the end are those of a sing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from optc.ir.graph import Graph, Value
 from optc.ir.module import Module
 from optc.passes.base import PassContext
-from optc.passes.prune.coupling import Place, couplings
-from optc.passes.prune.selection import Request, apart_of, decided, families, kept_without
-from optc.passes.prune.surgery import removal
+from optc.passes.prune.coupling import Couplings, Family, Place, couplings
+from optc.passes.prune.selection import (
+    Choice,
+    Request,
+    apart_of,
+    decided,
+    families,
+    kept_without,
+)
+from optc.passes.prune.surgery import Kept, removal
 
 Recover = Callable[[Module, PassContext], Module]
 
@@ -32,6 +42,40 @@ class _Due:
         return max(0, int(self.gone * share + 1e-9) - (self.count - left))
 
 
+class _Plan:
+    """What is due of each family, which is found again by the positions its layers still have.
+
+    A layer's width may hold several families, as that of a merged projection does.
+    """
+
+    def __init__(self) -> None:
+        self.due: list[_Due] = []
+        self.owner: dict[Place, NDArray[np.int64]] = {}  # the family of each position
+
+    def add(self, found: Couplings, choice: Choice) -> None:
+        """A family, before the first round."""
+        components = choice.family.components
+        for place in choice.places:
+            held = found.components(*place)
+            owner = self.owner.setdefault(place, np.full(len(held), -1))
+            owner[np.isin(held, components)] = len(self.due)
+        self.due.append(_Due(len(components), choice.gone))
+
+    def of(self, found: Couplings, family: Family, places: Sequence[Place]) -> _Due:
+        """What is due of a family as it is now."""
+        held = found.components(*places[0])
+        position = int(np.argmax(held == family.components[0]))
+        return self.due[int(self.owner[places[0]][position])]
+
+    def follow(self, kept: Kept, became: Mapping[Value, Value]) -> None:
+        """Positions that are left have new values, and new numbers."""
+        self.owner |= {
+            (became[value], axis): owner[kept.mask(value, axis)]
+            for (value, axis), owner in self.owner.items()
+            if value in became
+        }
+
+
 def prune(
     module: Module,
     ctx: PassContext,
@@ -44,37 +88,31 @@ def prune(
     `recover` mends the module after each round that removed something. Raises E0137 for names that
     no layer has.
     """
-    due = {
-        place: _Due(len(choice.family.components), choice.gone)
-        for _, chosen in decided(apart_of(module), ctx, request)
-        for choice in chosen
-        for place in choice.places
-    }
+    plan = _Plan()
+    for found, chosen in decided(apart_of(module), ctx, request):
+        for choice in chosen:
+            plan.add(found, choice)
     for number in range(1, rounds + 1):
-        after, became = _round(module, ctx, request, due, number / rounds)
-        due = {(became.get(value, value), axis): row for (value, axis), row in due.items()}
+        after = _round(module, ctx, request, plan, number / rounds)
         module = recover(after, ctx) if recover and after is not module else after
     return module
 
 
-def _round(
-    module: Module, ctx: PassContext, request: Request, due: Mapping[Place, _Due], share: float
-) -> tuple[Module, Mapping[Value, Value]]:
-    """The module after one round, and what became of its values; `ctx.lineage` follows them."""
+def _round(module: Module, ctx: PassContext, request: Request, plan: _Plan, share: float) -> Module:
+    """The module after one round; plan and lineage follow its values."""
     apart = apart_of(module)
     graphs: list[Graph] = []
-    new_of: dict[Value, Value] = {}
     for graph, separate in zip(module.graphs, apart.graphs, strict=True):
         found = couplings(separate)
         going = [
-            (family, due[places[0]].now(len(family.components), share))
+            (family, plan.of(found, family, places).now(len(family.components), share))
             for family, places in families(found, request)
         ]
         kept = kept_without(apart, found, going, ctx, request)
         result, became = removal(kept)
         graphs.append(graph if result is separate else result)
         if became:
+            plan.follow(kept, became)
             ctx.lineage.begin(module)
             ctx.lineage.follow(became, kept.mask)
-        new_of.update(became)
-    return module.with_graphs(tuple(graphs)), new_of
+    return module.with_graphs(tuple(graphs))

@@ -28,6 +28,7 @@ PRUNABLE = {
     "mixer": (0.45, 0.7),
     "llama": (0.45, 0.75),
     "deit-t": (0.5, 0.8),
+    "mamba": (0.5, 0.9),
 }
 WHOLE = ("recurrent", "two-inputs", "counter")  # all they hold is recurrent, or the caller's
 LIMIT = 1e-9  # of the output's range, in f64
