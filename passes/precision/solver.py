@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 NODES = 20_000
+LOST = 1e-8  # a share of the limit that does not count
 _SECOND = 1e-3  # the weight of what decides between plans that are equal by the objective
 _THIRD = 1e-6
 
@@ -107,7 +108,8 @@ class _Program:
         for (n, _), index in self.column.items():
             table[n, index] = 1
         for index, share in enumerate(self.share):
-            table[layers, index] = share if share <= 1 else 0.0  # more than that is ruled out
+            # More than 1 is ruled out; what is far below the solver's tolerance upsets its scaling.
+            table[layers, index] = share if LOST <= share <= 1 else 0.0
         for row, (choices, form) in enumerate(links, layers + 1):
             for index in choices:
                 table[row, index] = 1
