@@ -131,7 +131,8 @@ def compile_module(
     source = original or module
     evidence = _evidence(source, options, clock)
     context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
-    history, times = History(), PassTimes(_payoffs(target, evidence, options))
+    payoffs = _payoffs(target, evidence, options, context.exits)
+    history, times = History(), PassTimes(payoffs)
     with clock.stage("passes"):
         passes = passes_of(options)
         lowered = run_passes(module, passes, context, (history, times, *observers))
@@ -202,11 +203,14 @@ def _fitted(program: Program, options: Options) -> tuple[Program, Fit | None]:
     return (program, None) if options.memory is None else fitted(program, options.memory)
 
 
-def _payoffs(target: Target, evidence: Evidence | None, options: Options) -> Payoffs:
+def _payoffs(
+    target: Target, evidence: Evidence | None, options: Options, plans: Sequence[ExitPlan]
+) -> Payoffs:
     """What tells whether lossy passes paid; without data, or unless asked for, not by quality."""
     if evidence is None or not options.judge_passes:
-        return Payoffs(target)
-    return Payoffs(target, evidence.judge, spread(evidence.calibration.batches.calls))
+        return Payoffs(target, plans=plans)
+    calls = spread(evidence.calibration.batches.calls)
+    return Payoffs(target, evidence.judge, calls, plans)
 
 
 def _measure(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,6 +23,7 @@ from optc.ir.ops import ELEMENTWISE, QUANTIZATION, Dequantize, Reshape
 from optc.ir.targets.target import Arch, Target
 from optc.limits import Level, Limits, Work
 from optc.passes.base import Effect, Latency, Pass
+from optc.passes.early_exit.plan import ExitPlan
 from optc.passes.quality import Difference, Judge, Part
 
 CYCLES = 2.5e9  # a second; only the proportion to BANDWIDTH matters
@@ -41,7 +42,6 @@ class Verdict(Enum):
     SMALLER = "paid: smaller, no faster"
     BETTER = "paid: closer to the original"
     NOTHING = "did not pay"
-    EARLY = "not modelled: calls end early"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,13 @@ class Payoff:
     before: State
     after: State
     judging: float  # seconds that judging it took
+    expected: float | None = None  # of a pass that added exits: mean work of a call, as a share
 
     @property
     def latency(self) -> float:
-        """Modelled time after over before."""
+        """Modelled time after over before; where calls may end early, of a call on the average."""
+        if self.expected is not None:
+            return self.expected
         return self.after.seconds / self.before.seconds if self.before.seconds else 1.0
 
     @property
@@ -80,8 +83,6 @@ class Payoff:
     @property
     def verdict(self) -> Verdict:
         """Whether it paid."""
-        if self.after.exits > self.before.exits:
-            return Verdict.EARLY
         if self.latency < FASTER:
             return Verdict.FASTER
         if self.after.weight_bytes < FASTER * self.before.weight_bytes:
@@ -97,6 +98,7 @@ class Payoffs:
     target: Target
     judge: Judge | None = None
     calls: frozenset[int] | None = None  # of the calibration part; None: all
+    plans: Sequence[ExitPlan] = ()  # the context's, which passes that add exits write into
     _last: tuple[Module, State] | None = None
 
     def of(self, step: Pass, before: Module, after: Module) -> Payoff | None:
@@ -108,7 +110,9 @@ class Payoffs:
         old = self._last[1] if known and self._last else self._state(before)
         new = self._state(after)
         self._last = (after, new)
-        return Payoff(str(step), old, new, time.perf_counter() - start)
+        early = new.exits > old.exits and bool(self.plans)
+        expected = self.plans[-1].cost if early else None
+        return Payoff(str(step), old, new, time.perf_counter() - start, expected)
 
     def _state(self, module: Module) -> State:
         facts = inspect_module(module)

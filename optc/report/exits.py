@@ -67,7 +67,10 @@ def picture(plan: ExitPlan) -> str:
     body.append(f'<path class="line" d="{_path(at(x, y) for x, y in shown)}"/>')
     body += [_dot(*at(x, y), "point", 3) for x, y in shown]
     chosen = [p for p in plan.curve if p.chosen]
-    body += [_dot(*at(p.cost, 100 * p.loss), "chosen", 6) for p in chosen]
+    for point in chosen:
+        x, y = at(point.cost, 100 * point.loss)
+        body.append(_dot(x, y, "chosen", 6))
+        body.append(f'<text class="chosen" x="{x + 10:.1f}" y="{y - 8:.1f}">chosen</text>')
     title = f"{plan.metric} lost against work, for thresholds from careful to bold"
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(body)}</svg>'

@@ -43,7 +43,7 @@ def payoff_rows(records: Sequence[PassRecord]) -> Iterator[PayoffRow]:
             item.name,
             _change(before.parameters, after.parameters),
             _change(before.macs, after.macs),
-            f"{item.latency:.2f} times",
+            f"{item.latency:.2f} times{' on average' if item.expected is not None else ''}",
             _lost(item),
             item.verdict.value,
         )
@@ -55,10 +55,7 @@ def payoff_words(records: Sequence[PassRecord]) -> str:
     if not payoffs:
         return ""
     idle = [item.name for item in payoffs if item.verdict is Verdict.NOTHING]
-    unknown = [item.name for item in payoffs if item.verdict is Verdict.EARLY]
     words = f"did not pay: {', '.join(idle)}" if idle else "every lossy pass paid"
-    if unknown and not idle:
-        words = f"what {', '.join(unknown)} pays, the ways out of calls say"
     return f"{words} (judged in {seconds_text(sum(item.judging for item in payoffs))})"
 
 

@@ -15,6 +15,10 @@ from optc.ir.targets.catalogue import find_target
 from optc.ir.text import parse
 from optc.observers import PassTimes
 from optc.passes.base import Effect, Pass, PassContext, run_passes
+from optc.passes.early_exit.decision import Decision
+from optc.passes.early_exit.plan import ExitPlan, Point
+from optc.passes.early_exit.route import Route, routed
+from optc.passes.early_exit.route_to import RouteTo
 from optc.passes.pipeline import Pipeline
 from optc.payoff import CALLS, Payoff, Payoffs, Verdict, modelled_seconds, nominal, spread
 from optc.quality.evidence import DataRequest, Evidence
@@ -81,6 +85,20 @@ def test_a_pass_that_makes_things_worse_did_not_pay() -> None:
     assert fit.drop < 0 < cut.drop
     assert noise.drop > 0
     assert fit.before is cut.after  # judged once
+
+
+def test_exits_pay_by_the_mean_work_of_a_call() -> None:
+    """The whole graph grows by a head; what counts is where calls leave."""
+    small, large = parse(WIDE), parse(WIDE)
+    behind = replace(large, name="large")
+    after = routed(small, behind, Route(small.outputs[0].name))
+    none = ExitPlan(Decision.ENERGY, "agreement", 0.01, 0.05, "", 1, "", (), 1.0, 1.1, ())
+    for cost, verdict in ((0.4, Verdict.FASTER), (1.2, Verdict.NOTHING)):
+        plan = replace(none, curve=(Point(cost, 0.0, chosen=True),))
+        found = Payoffs(TARGET, plans=[plan]).of(RouteTo(large), small, after)
+        assert found is not None
+        assert found.latency == cost
+        assert found.verdict is verdict
 
 
 def test_exact_passes_are_not_judged() -> None:
