@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "kernels": ("benchmarks.kernels", "kernels against the limit over a grid of shapes"),
+    "winograd": ("benchmarks.winograd", "Winograd convolutions beside direct ones"),
+    "winograd-errors": ("benchmarks.winograd_errors", "rounding of Winograd's way by points"),
     "ranking": ("benchmarks.ranking", "the analytic ranking of settings against measurements"),
     "tuning": ("benchmarks.tuning", "what tuning gains against trials and time"),
     "scaling": ("benchmarks.scaling", "compile time against node count"),
