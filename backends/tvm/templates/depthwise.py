@@ -23,7 +23,10 @@ from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
-from optc.backends.tvm.templates.slide import Fold, Slide, SlideKnobs, columns_for
+from optc.backends.tvm.templates.slide import Slide
+from optc.backends.tvm.templates.slide_cost import candidates
+from optc.backends.tvm.templates.slide_knobs import SlideKnobs
+from optc.backends.tvm.templates.slide_tile import Fold
 from optc.ir.dtype import DType
 from optc.ir.graph import Node
 from optc.ir.ops import Conv, ConvTranspose
@@ -53,7 +56,7 @@ class Depthwise:
     """Template of convolutions with as many groups as channels, in and out."""
 
     name: str = "depthwise"
-    version: int = 1
+    version: int = 2
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around one depthwise `conv` or `conv_transpose` with constant weights."""
@@ -101,8 +104,9 @@ class DepthwisePlan:
         return geometry(self.node)
 
     def candidates(self) -> Sequence[Knobs]:
-        """Tiles that fit the registers."""
-        return [SlideKnobs(columns) for columns in columns_for(self.target, self.shape.kernel[-1])]
+        """Tiles that fit the registers, by rising cost."""
+        kind = single(self.target, self.node.inputs[0].type.dtype).sum
+        return candidates(self.shape, self.target, self.target.lanes(kind))
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over stretches of rows."""

@@ -19,7 +19,10 @@ from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
-from optc.backends.tvm.templates.slide import Fold, Slide, SlideKnobs, columns_for
+from optc.backends.tvm.templates.slide import Slide
+from optc.backends.tvm.templates.slide_cost import candidates
+from optc.backends.tvm.templates.slide_knobs import SlideKnobs
+from optc.backends.tvm.templates.slide_tile import Fold
 from optc.ir.dtype import DType
 from optc.ir.graph import Node
 from optc.ir.ops import AvgPool, MaxPool
@@ -31,7 +34,7 @@ class Pooling:
     """Template of pools over windows of one size."""
 
     name: str = "pool"
-    version: int = 1
+    version: int = 2
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around a `max_pool` or `avg_pool` with channels last; bytes only of max."""
@@ -72,8 +75,9 @@ class PoolPlan:
         return pool_geometry(self.node)
 
     def candidates(self) -> Sequence[Knobs]:
-        """Tiles that fit the registers."""
-        return [SlideKnobs(columns) for columns in columns_for(self.target, self.shape.kernel[-1])]
+        """Tiles that fit the registers, by rising cost."""
+        found = candidates(self.shape, self.target, self.target.lanes(sum_of(self.node)))
+        return [knobs for knobs in found if knobs.rows == 1]
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over stretches of rows."""
@@ -82,11 +86,16 @@ class PoolPlan:
         return _Emission(self, knobs).run(symbol)
 
 
+def sum_of(node: Node) -> DType:
+    """The type that a pool's sums are kept in."""
+    dtype = node.output.type.dtype
+    return dtype if dtype is DType.F64 or dtype in BYTES else DType.F32
+
+
 class _Emission:
     def __init__(self, plan: PoolPlan, knobs: SlideKnobs) -> None:
         self.plan, self.knobs, self.node = plan, knobs, plan.node
-        dtype = self.node.output.type.dtype
-        self.sum = dtype if dtype is DType.F64 or dtype in BYTES else DType.F32
+        self.sum = sum_of(self.node)
         self.io = plan.task.emitter()
         self.code = Code()
 
@@ -100,7 +109,9 @@ class _Emission:
         order = channels_at_end(x.type.rank, channels_last=True)
         reader = ImageReader(self.code, self.io, x, stored, order, lanes, plan.target.cores > 1)
         image = reader.image(few=1)
-        Slide(self.code, plan.shape, self.knobs, image, fold, plan.target, lanes).run()
+        Slide(
+            self.code, plan.shape, self.knobs, image, fold, plan.target, lanes, written_out=0
+        ).run()
         return self.io.finish(self.code, symbol)
 
     def _add(self, total: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:

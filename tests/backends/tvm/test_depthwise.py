@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
-from optc.backends.tvm.templates.depthwise import Depthwise
+from optc.backends.tvm.templates.depthwise import Depthwise, DepthwisePlan
 from optc.backends.tvm.templates.plan import Miss, Problem
+from optc.backends.tvm.templates.slide_knobs import Share, SlideKnobs
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
-from optc.ir.graph import Value
+from optc.ir.graph import Graph, Value
 from optc.ir.ops import Conv, ConvTranspose, Transpose, ew
 from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.detect import host
 from tests.backends.tvm.convolutions import WEIGHTS, Follow, check, task
+from tests.backends.tvm.loaded import runs_here
+
+LEVELS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")
+HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))
 
 
 def depthwise(channels: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> Conv:
@@ -82,10 +91,35 @@ def test_narrower_vectors(target: str) -> None:
     check([body], "depthwise/", find_target(target))
 
 
-@pytest.mark.parametrize("choice", [1, 2])
-def test_every_candidate_computes_the_same(choice: int) -> None:
-    body = task(depthwise(21), (1, 9, 13, 21), (21, 1, 3, 3))
-    check([body], "depthwise/", choice=choice)
+@st.composite
+def windows(draw: DrawFn) -> Graph:
+    """Rows and columns each with a stride, a dilation and borders of their own."""
+    channels = draw(st.integers(1, 70))
+    taps, stride, dilation, low, high = (
+        tuple(draw(st.integers(*within)) for _ in range(2))
+        for within in ((1, 5), (1, 3), (1, 2), (0, 2), (0, 2))
+    )
+    reach = [(k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True)]
+    size = [draw(st.integers(r, 24)) for r in reach]
+    op = Conv(stride, tuple(zip(low, high, strict=True)), dilation, channels, True)
+    shape = (draw(st.integers(1, 2)), *size, channels)
+    return task(op, shape, (channels, 1, *taps), after=clamped)
+
+
+@given(windows(), st.integers(0, 150), st.sampled_from(HERE))
+@settings(max_examples=8, deadline=None)
+def test_every_candidate_computes_the_same(body: Graph, choice: int, target: str) -> None:
+    check([body], "depthwise/", find_target(target), choice=choice)
+
+
+def test_rows_and_channels_shared_out_by_every_kind_of_tile() -> None:
+    body = task(depthwise(64, 5), (1, 23, 21, 64), (64, 1, 5, 5))
+    plan = Depthwise().match(Problem(body, WEIGHTS, host()))
+    assert isinstance(plan, DepthwisePlan)
+    listed = [knobs for knobs in plan.candidates() if isinstance(knobs, SlideKnobs)]
+    for share, rows in ((Share.CHANNELS, 2), (Share.ROWS, 4), (Share.CHANNELS, 1)):
+        place = next(i for i, k in enumerate(listed) if (k.share, k.rows) == (share, rows))
+        check([body], "depthwise/", choice=place)
 
 
 def test_a_convolution_that_mixes_channels_goes_elsewhere() -> None:
