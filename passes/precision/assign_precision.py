@@ -16,7 +16,7 @@ from optc.ir.diagnostics import error
 from optc.ir.module import Module
 from optc.passes.base import Effect, Latency, Pass, PassContext
 from optc.passes.lineage import Lineage
-from optc.passes.precision.choices import Choice, Layer, layers_of
+from optc.passes.precision.choices import Choice, Layer, layers_of, refused
 from optc.passes.precision.explain import Account, explained
 from optc.passes.precision.mixture import Mixture
 from optc.passes.precision.observe import Observer
@@ -87,7 +87,7 @@ class AssignPrecision(Pass):
         wanted = search.best()
         plan, difference = search.checked(wanted)
         account = Account(layers, prices, wanted, plan, difference, search.budget, self.objective)
-        explained(account, mixture.reasons(), ctx)
+        explained(account, refused(module, layers), ctx)
         return under(plan, ctx.lineage)
 
     def _prices(

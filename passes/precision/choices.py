@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -106,6 +106,17 @@ def layers_of(module: Module, target: Target, keep_float: tuple[str, ...]) -> It
             is_layer = isinstance(nodes[0].op, LAYERS)
             name = names.name(nodes[0]) if is_layer else names.of_value[weight]
             yield Layer(graph, tuple(nodes), name.removesuffix(".weight"), offers, reason)
+
+
+def refused(module: Module, layers: Collection[Layer]) -> Mapping[Node, str]:
+    """Why what people call a layer is none of `layers`: attention, or weights made at run time."""
+    known = {node for layer in layers for node in layer.nodes}
+    return {
+        node: reason
+        for graph in module.graphs
+        for node in candidates(graph)
+        if node not in known and (reason := refusal(graph, node)) is not None
+    }
 
 
 def _tables(graph: Graph) -> Iterator[Node]:

@@ -63,20 +63,11 @@ class Mixture:
                 lineage.follow(found.became, whole)
         return result
 
-    def reasons(self) -> Mapping[Node, str]:
-        """Why what has no stored weight, such as attention, stays in floats."""
-        return {
-            node: reason
-            for found in self._quantizations({})
-            for node, reason in found.reasons.items()
-            if reason != _UNCHOSEN
-        }
-
     def _quantizations(self, plan: Plan) -> list[Quantization]:
         chosen = {n for layer, choice in plan.items() if choice.integers for n in layer.nodes}
 
         def keep(node: Node) -> str | None:
-            return None if node in chosen or len(node.inputs) < 2 else _UNCHOSEN
+            return None if node in chosen else "the plan keeps it"
 
         return [
             Quantization(graph, keep, self.dtype, self.ranging, self.ranges, known=self._known)
@@ -104,9 +95,6 @@ class Mixture:
             values = quantized(array, scale, choice.weights)
             self._stored[layer, choice] = Weights(values, constant(scale), None)
         return self._stored[layer, choice]
-
-
-_UNCHOSEN = "the plan keeps it"
 
 
 def _without_integers(layer: Layer, reasons: Mapping[Node, str]) -> Layer:

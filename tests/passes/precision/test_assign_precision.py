@@ -242,3 +242,19 @@ def test_bf16_is_chosen_where_the_target_has_it_and_integers_lose_too_much() -> 
     kinds = {node.op.dtype for node in found.graphs[0].nodes if isinstance(node.op, ew.Cast)}
     assert kinds == {DType.BF16, DType.F32}
     assert Choice.HALF.value in said(ctx)["layer2"]
+
+
+def test_what_is_computed_in_floats_says_why() -> None:
+    text = """graph @main(%x: 4x8xf32) {
+      %w = constant {seed=1} : 8x8xf32
+      %a = linear(%x, %w) : 4x8xf32
+      %t = transpose(%a) {perm=(1, 0)} : 8x4xf32
+      %y = mat_mul(%a, %t) : 4x4xf32
+      return %y
+    }
+    """
+    module = parse(text)
+    ctx = with_data(module)
+    AssignPrecision().run(module, ctx)
+    reasons = [found.message for found in ctx.diagnostics if found.code == "N0330"]
+    assert reasons == ["mat_mul y stays in floats: both of its factors are computed at run time"]
