@@ -16,6 +16,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
+, := ,
 BIN := $(VENV)/bin
 # setuptools warns that folders here bear the names of packages: that is meant, and guarded.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -77,17 +78,25 @@ check: $(VENV)/installed
 demo: venv
 	$(OFFLINE) $(BIN)/python examples/demo_minilm.py
 
+# make bench MODELS=mobilenet-v2 LAYERS=gemv   is a look at one model and one family of kernels
+MODELS ?=
+LAYERS ?=
+HELD := $(or $(MODELS),resnet50$(,)mobilenet-v2$(,)minilm-l6)
+CHOSEN := $(if $(MODELS),--models $(MODELS))
+
 .PHONY: bench
 bench: $(VENV)/bench
 	$(OFFLINE) $(BIN)/optc targets host --measure
-	$(OFFLINE) $(BIN)/python -m benchmarks peers --prepare
-	$(OFFLINE) $(BIN)/python -m benchmarks peers
-	$(OFFLINE) $(BIN)/python -m benchmarks kernels
+	$(OFFLINE) $(BIN)/python -m benchmarks peers --prepare $(CHOSEN)
+	$(OFFLINE) $(BIN)/python -m benchmarks peers $(CHOSEN)
+	$(OFFLINE) $(BIN)/python -m benchmarks peers --target x86-64-v3 --models $(HELD)
+	$(OFFLINE) $(BIN)/python -m benchmarks peers --target x86-64-v2 --models $(HELD)
+	$(OFFLINE) $(BIN)/python -m benchmarks kernels $(if $(LAYERS),--families $(LAYERS))
 	$(OFFLINE) $(BIN)/python -m benchmarks ranking
 	$(OFFLINE) $(BIN)/python -m benchmarks scaling
 	$(OFFLINE) $(BIN)/python -m benchmarks tuning
 	$(OFFLINE) $(BIN)/python -m benchmarks.runtime_overhead
-	$(OFFLINE) $(BIN)/python -m benchmarks.model_table
+	$(OFFLINE) $(BIN)/python -m benchmarks.model_table $(subst $(,), ,$(MODELS))
 
 .PHONY: format
 format: $(VENV)/installed
