@@ -6,7 +6,7 @@
     python -m benchmarks.integer_peers --work FOLDER --write
 
 Each step keeps what it found in the work folder. Batch 1, two threads; f32 of each beside its int8,
-called in turns in one process.
+called in turns in one process, a process for each system.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -27,7 +29,7 @@ from benchmarks.quantize_data import CASES, Array, Case
 
 RESULTS = Path(__file__).parent / "results" / "integer_peers.md"
 THREADS = 2
-ROUNDS, SKIPPED = 200, 10
+ROUNDS, SKIPPED = 150, 10
 SYSTEMS = ("optc", "onnxruntime", "openvino")
 Call = Callable[[Mapping[str, Array]], Array]
 
@@ -160,34 +162,38 @@ def judge(name: str, case: Case, work: Path) -> None:
     np.savez(work / name / "first.npz", **first)
 
 
-def timed(name: str, work: Path) -> None:
-    """Milliseconds of every form, in turns."""
+def timed(name: str, work: Path, system: str) -> None:
+    """Milliseconds of both forms of one system, in turns."""
     with np.load(work / name / "first.npz") as archive:
         inputs = {key: archive[key] for key in archive.files}
-    runs = {
-        f"{system} {kind}": loaded(work / name, system, kind)[0]
-        for system in SYSTEMS
-        for kind in ("f32", "int8")
-    }
-    taken: dict[str, list[float]] = {key: [] for key in runs}
+    runs = {kind: loaded(work / name, system, kind)[0] for kind in ("f32", "int8")}
+    taken: dict[str, list[float]] = {kind: [] for kind in runs}
     for _ in range(ROUNDS):
-        for key, run in runs.items():
-            run(inputs)  # what another left in the caches is paid here
+        for kind, run in runs.items():
+            run(inputs)  # what the other left in the caches is paid here
             start = time.perf_counter()
             run(inputs)
-            taken[key].append(1e3 * (time.perf_counter() - start))
+            taken[kind].append(1e3 * (time.perf_counter() - start))
     rows = {
-        key: [float(np.percentile(ms[SKIPPED:], share)) for share in (50, 99)]
-        for key, ms in taken.items()
+        f"{system} {kind}": [float(np.percentile(ms[SKIPPED:], share)) for share in (50, 99)]
+        for kind, ms in taken.items()
     }
-    (work / name / "times.json").write_text(json.dumps(rows))
+    (work / name / f"times-{system}.json").write_text(json.dumps(rows))
+
+
+def timed_apart(name: str, work: Path) -> None:
+    """Each system in a process of its own: the threads of one that wait would slow another."""
+    for system in SYSTEMS:
+        command = [sys.executable, "-m", "benchmarks.integer_peers", name, "--time"]
+        subprocess.run([*command, "--work", str(work), "--system", system], check=True)
 
 
 def table(name: str, work: Path) -> Iterator[str]:
     """Rows of what was found for a model."""
     quality = json.loads((work / name / "quality.json").read_text())
-    path = work / name / "times.json"
-    times = json.loads(path.read_text()) if path.exists() else {}
+    times: dict[str, list[float]] = {}
+    for path in sorted((work / name).glob("times-*.json")):
+        times |= json.loads(path.read_text())
     for system in SYSTEMS:
         old, new = (np.array(quality[f"{system} {kind}"]["scores"]) for kind in ("f32", "int8"))
         lost = (old - new).reshape(-1, quality["together"]).mean(1)
@@ -223,10 +229,23 @@ def write(work: Path, names: list[str]) -> None:
         f" ONNX Runtime {ort.__version__} (QDQ, per channel, min-max),"
         f" OpenVINO {ov.__version__.split('-')[0]} + NNCF (defaults), the same calibration samples."
         " `python -m benchmarks.integer_peers` with `--prepare`, `--judge`, `--time`, `--write`."
-        " Times in turns in one process; `lost` is beside the same system's f32.\n\n"
+        " f32 and int8 in turns, a process a system; `lost` is beside the same system's f32.\n\n"
     )
     RESULTS.write_text(head + "\n".join([HEADER, *rows]) + "\n")
     print("\n".join([HEADER, *rows]))
+
+
+def _step(name: str, given: argparse.Namespace) -> None:
+    if given.prepare or given.judge:
+        case = case_of(name, given.data)
+        if given.prepare:
+            prepare(name, case, given.work)
+        if given.judge:
+            judge(name, case.first(given.limit) if given.limit else case, given.work)
+    if given.time and given.system:
+        timed(name, given.work, given.system)
+    elif given.time:
+        timed_apart(name, given.work)
 
 
 def main() -> None:
@@ -236,18 +255,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--system", choices=SYSTEMS, help="time this one alone")
     for step in ("prepare", "judge", "time", "write"):
         parser.add_argument(f"--{step}", action="store_true")
     given = parser.parse_args()
     for name in given.cases:
-        if given.prepare or given.judge:
-            case = case_of(name, given.data)
-            if given.prepare:
-                prepare(name, case, given.work)
-            if given.judge:
-                judge(name, case.first(given.limit) if given.limit else case, given.work)
-        if given.time:
-            timed(name, given.work)
+        _step(name, given)
     if given.write:
         write(given.work, given.cases)
 

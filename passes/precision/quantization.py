@@ -27,7 +27,7 @@ from optc.passes.precision.placement import Placement
 
 Keep = Callable[[Node], str | None]  # why a layer stays in floats; None: it need not
 Known = dict[tuple[Node, Affine, DType], Weights]
-_BIAS = 1 << 30  # the largest bias, in units of an i32 sum, so that the sum has room beside it
+_BIAS = 1 << 29  # the largest bias, in units of an i32 sum: as much again is what zeros add to it
 
 
 @dataclass(frozen=True, slots=True)

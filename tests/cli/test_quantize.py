@@ -46,6 +46,15 @@ def test_a_layer_by_name_stays_in_floats_and_says_so(optc: Optc, here: None) -> 
     assert "keep_float=0" in report
 
 
+def test_bits_by_the_layer_within_a_budget(optc: Optc, here: None) -> None:
+    """Half bytes in the file, the budget confirmed, a reason for every layer."""
+    given = ("--data", "calib.npz", "--metric", "cosine", "--accuracy-drop", "5%")
+    out, report = compiled(optc, "assign-precision{objective=size}", *given)
+    floats = 4 * (3 * 16 * 9 + 16 * 16 * 9 + 5 * 256)
+    assert (out / "weights.bin").stat().st_size < 0.3 * floats
+    assert "4-bit weights: " in report
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_small_weights_need_no_data(optc: Optc, here: None, bits: int) -> None:
     out, _ = compiled(optc, f"quantize-weights{{bits={bits}}}")

@@ -93,3 +93,18 @@ def test_memory_holds_integers_between_layers(target: str) -> None:
     pads = [node for node in graph.nodes if node.op.name == "pad"]
     # What a relu gave alone needs none in u8; what shares its scale with %i does.
     assert len(pads) == (2 if wanted is DType.U8 else 3)
+
+
+def test_a_channel_of_almost_nothing_does_not_keep_its_layer_in_floats() -> None:
+    """Its scale is what its bias asks for, and what the input's zero adds comes on top."""
+    text = """graph @main(%x: 2x4xf32) {
+      %w = constant {values=(1e-30, 1e-30, 1e-30, 1e-30, 1.0, -1.0, 0.5, 0.25)} : 2x4xf32
+      %b = constant {values=(-3.0, 0.5)} : 2xf32
+      %y = linear(%x, %w, %b) : 2x2xf32
+      return %y
+    }
+    """
+    module, ctx = with_data(parse(text))
+    integers = run_passes(Quantize().run(module, ctx), (Integerize(),), ctx)
+    (layer,) = [node for node in integers.graphs[0].nodes if isinstance(node.op, Linear)]
+    assert layer.output.type.dtype is DType.I32
