@@ -207,7 +207,7 @@ class _Choice:
         """How many runs of the large model each test call takes."""
         hard = (self.scores[self.testing] < threshold) & self.valid[self.testing]
         if self.packing is None:
-                return np.asarray(hard.any(1), np.int64)
+            return np.asarray(hard.any(1), np.int64)
         rows = self.packing.size
         return np.asarray((hard.sum(1) + rows - 1) // rows, np.int64)
 
