@@ -22,8 +22,9 @@ from optc.ir.module import Module, Run
 from optc.ir.ops import ELEMENTWISE, QUANTIZATION, Dequantize, Reshape
 from optc.ir.targets.target import Arch, Target
 from optc.limits import Level, Limits, Work
-from optc.passes.base import Effect, Latency, Pass
+from optc.passes.base import Effect, Latency, Pass, PassContext
 from optc.passes.early_exit.plan import ExitPlan
+from optc.passes.precision.integerize import Integerize
 from optc.passes.quality import Difference, Judge, Part
 
 CYCLES = 2.5e9  # a second; only the proportion to BANDWIDTH matters
@@ -102,8 +103,11 @@ class Payoffs:
     _last: tuple[Module, State] | None = None
 
     def of(self, step: Pass, before: Module, after: Module) -> Payoff | None:
-        """What a pass changed, if it is lossy and changed something."""
-        if step.effect is not Effect.LOSSY or after is before:
+        """What a pass changed, if it is lossy and changed something.
+
+        `integerize` finishes what others quantized: its gain is theirs.
+        """
+        if step.effect is not Effect.LOSSY or after is before or isinstance(step, Integerize):
             return None
         start = time.perf_counter()
         known = self._last is not None and self._last[0] is before
@@ -132,8 +136,10 @@ def spread(calls: int) -> frozenset[int] | None:
 def modelled_seconds(module: Module, target: Target) -> float:
     """The roofline of all nodes; elementwise ones are taken as fused into what they read.
 
-    So are steps between floats and integers; weights are read as they are stored.
+    So are steps between floats and integers; weights are read as they are stored, and quantized
+    layers are priced as the layers of integers that they become.
     """
+    module = Integerize().run(module, PassContext(target))
     limits = nominal(target)
     runs = Counter(run.graph for run in module.flow.runs)
     return sum(runs[graph.name] * _seconds(graph, limits) for graph in module.graphs)

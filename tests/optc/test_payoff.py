@@ -12,6 +12,7 @@ from optc.driver import Options, compile_module
 from optc.ir.constant import constant, to_floats
 from optc.ir.module import Module
 from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.target import Target
 from optc.ir.text import parse
 from optc.observers import PassTimes
 from optc.passes.base import Effect, Pass, PassContext, run_passes
@@ -20,6 +21,7 @@ from optc.passes.early_exit.plan import ExitPlan, Point
 from optc.passes.early_exit.route import Route, routed
 from optc.passes.early_exit.route_to import RouteTo
 from optc.passes.pipeline import Pipeline
+from optc.passes.standard import LOWER
 from optc.payoff import CALLS, Payoff, Payoffs, Verdict, modelled_seconds, nominal, spread
 from optc.quality.evidence import DataRequest, Evidence
 from optc.report.payoff import payoff_rows, payoff_words
@@ -53,12 +55,12 @@ class AddNoise(Pass):
         return module.with_graphs((replace(graph, constants=noisy),))
 
 
-def measured(passes: tuple[Pass, ...]) -> list[Payoff]:
+def measured(passes: tuple[Pass, ...], target: Target = TARGET) -> list[Payoff]:
     module = parse(WIDE)
     data = {"x": np.random.default_rng(1).standard_normal((400, 64)).astype(np.float32)}
     evidence = Evidence(module, DataRequest(data))
-    context = PassContext(TARGET, calibration=evidence.calibration, judge=evidence.judge)
-    times = PassTimes(Payoffs(TARGET, evidence.judge))
+    context = PassContext(target, calibration=evidence.calibration, judge=evidence.judge)
+    times = PassTimes(Payoffs(target, evidence.judge))
     run_passes(module, passes, context, (times,))
     found = [record.payoff for record in times.records if record.payoff is not None]
     words = payoff_words(times.records)
@@ -147,3 +149,10 @@ def test_weights_in_few_bits_are_read_as_they_are_stored() -> None:
     module = parse(text)
     stored = Pipeline.parse("quantize-weights{bits=8}").run(module, PassContext(TARGET))
     assert modelled_seconds(stored, TARGET) < 0.3 * modelled_seconds(module, TARGET)
+
+
+def test_what_is_quantized_is_priced_as_the_integers_that_it_becomes() -> None:
+    (found,) = measured((*Pipeline.parse("quantize").passes, *LOWER), find_target("cortex-a76"))
+    assert found.name == "quantize"
+    assert found.after.weight_bytes < found.before.weight_bytes / 3
+    assert found.latency < 0.9
