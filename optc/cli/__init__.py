@@ -14,7 +14,7 @@ COMMANDS = {
     ),
     "route": (
         "optc.cli.route:route_command",
-        "Compile a small model with a large one behind it, which answers where it is not sure.",
+        "Compile a small model and, for what it is unsure of, a large one.",
     ),
     "tune": (
         "optc.cli.tune:tune_command",
