@@ -68,7 +68,9 @@ def test_graphs_have_about_as_many_nodes_as_asked_for(family: str, nodes: int) -
 
 
 def test_the_exponent_of_n_log_n_is_one(tmp_path: Path) -> None:
-    rows = [scaling.Sample("chain", n, n, {"passes": 1e-6 * n * math.log(n)}) for n in (1400, 14000)]
+    rows = [
+        scaling.Sample("chain", n, n, {"passes": 1e-6 * n * math.log(n)}) for n in (1400, 14000)
+    ]
     assert scaling.exponent(rows) == pytest.approx(1.0)
     square = [replace(row, seconds={"passes": 1e-6 * row.nodes**2}) for row in rows]
     assert scaling.exponent(square) > 1.6
