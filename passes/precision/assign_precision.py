@@ -49,7 +49,7 @@ class AssignPrecision(Pass):
     observer: Observer = Observer.MSE
     keep_float: tuple[str, ...] = ()
     probes: int = 8
-    calls: int = 64
+    calls: int = 256
 
     def __post_init__(self) -> None:
         for name in ("probes", "calls"):
