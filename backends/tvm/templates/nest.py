@@ -201,7 +201,7 @@ def _sharing(
     divisible: bool,
 ) -> Sharing:
     if cycles <= FORK_CYCLES or cores == 1:
-        return Sharing(0, 1, cycles)
+        return Sharing(0, 1, 0.0)  # no work to share, however much there is
     most = len(extents) - 1 if partner is None else partner
     taken = 0
     while taken < most and math.prod(extents[:taken]) < _ITEMS_PER_CORE * cores:

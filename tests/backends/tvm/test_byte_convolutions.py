@@ -15,7 +15,7 @@ from optc.backends.tvm.templates.dot import Words
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
-from optc.ir.ops import Conv, ConvTranspose, MaxPool, Pad
+from optc.ir.ops import Conv, ConvTranspose, MaxPool, Pad, Quantize, Transpose
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task
@@ -60,6 +60,16 @@ def test_layers_on_every_instruction_set(target: str, kind: DType) -> None:
         conv(square(3, 1, 1, 1, 2), (1, 9, 9, 12), (20, 6, 3, 3), kind, "per tensor"),
     ]
     assert check(tasks, find_target(target)) == {"conv/1"}
+
+
+def test_wide_rows_are_laid_out_by_the_thread_that_reads_them() -> None:
+    def turned(builder: Builder, x: Value) -> Value:
+        scale, zero = (builder.splat(n, TensorType((), t)) for n, t in ((0.5, DType.F32), (9, U8)))
+        turned = builder.emit(Transpose((0, 2, 3, 1)), x)
+        return bordered(9)(builder, builder.emit(Quantize(U8), turned, scale, zero))
+
+    x, weight = TensorType((1, 3, 224, 224), DType.F32), TensorType((32, 3, 3, 3), I8)
+    assert check([task(square(3, 2), x, weight, "requantize", before=turned)]) == {"conv/1"}
 
 
 @pytest.mark.parametrize("kind", [U8, I8])
