@@ -67,16 +67,15 @@ class InsertExits(Pass):
         if self.at:
             return ()
         heads = own_heads(module, graph, result)
-        found = []
-        work = len(cone(graph, (result,)))
-        for name, value in heads.items():
-            if len(cone(graph, (value,))) > work:
-                raise error(
-                    "E0761",
-                    f"{name} has more of the model before it than the output that is judged",
-                    help=f"--metric accuracy@{name}",
-                )
-            found.append(Boundary(value, 0.0))
+        work = {name: len(cone(graph, (value,))) for name, value in heads.items()}
+        last = max(work, key=lambda name: work[name], default="")
+        if last and work[last] > len(cone(graph, (result,))):
+            raise error(
+                "E0761",
+                f"{last} has more of the model before it than the output that is judged",
+                help=f"--metric accuracy@{last}",
+            )
+        found = [Boundary(value, 0.0) for value in heads.values()]
         if found and self.n > len(found):
             raise _too_many(self.n, len(found))
         return sorted(found, key=lambda place: len(cone(graph, (place.value,))))
