@@ -22,6 +22,7 @@ from optc.backends.tvm.templates.attention_mask import MaskPack, turned_mask
 from optc.backends.tvm.templates.fused import Fused, fused
 from optc.backends.tvm.templates.image import Image, ImageReader
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code, as_index
+from optc.backends.tvm.templates.nest import digits_of
 from optc.backends.tvm.templates.places import Coordinate
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Pack, Plan, Problem
 from optc.backends.tvm.templates.tile import register_rows
@@ -146,7 +147,7 @@ class _Emission:
             high = code.bind(tirx.floordiv((share + 1) * items, shares), "high")
             with code.loop("item", high - low if shares > 1 else items) as step:
                 item = code.bind(low + step, "item")
-                *head, block = self._digits(item, [*lead, blocks])
+                *head, block = digits_of(self.code, item, [*lead, blocks])
                 for first, count, vectors, rows in kinds:
                     start = code.bind(block * (self.knobs.vectors * self.lanes), "first")
                     with self._of_kind(block, first, count, blocks):
@@ -159,16 +160,6 @@ class _Emission:
         if count == blocks:
             return nullcontext()
         return self.code.when(block >= first if first else block < count)
-
-    def _digits(self, item: Expr, radices: Sequence[int]) -> list[Expr]:
-        found: list[Expr] = []
-        for radix in reversed(radices[1:]):
-            digit: Expr = as_index(0)
-            if radix > 1:
-                digit = self.code.bind(tirx.floormod(item, radix), "digit")
-                item = self.code.bind(tirx.floordiv(item, radix), "rest")
-            found.append(digit)
-        return [item, *reversed(found)]
 
     def _cycles(self) -> float:
         products = math.prod(self.q.shape[:-1]) * self.k.shape[-2]

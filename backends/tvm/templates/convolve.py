@@ -26,6 +26,7 @@ from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.image import Image, Span, pointer
 from optc.backends.tvm.templates.loops import Code, as_index
+from optc.backends.tvm.templates.nest import digits_of
 from optc.backends.tvm.templates.places import Coordinate, Lane
 from optc.backends.tvm.templates.taps import Phase, Run, axis_runs, stretches
 from optc.backends.tvm.templates.tile import Tile, drain
@@ -104,7 +105,7 @@ class Convolve:
             number: Expr = as_index(0)
             if by_weights:
                 number = self.code.bind(tirx.floormod(item, self.tiles_per_panel), "number")
-            *digits, column = self._digits(item, [*outer, self.tiles])
+            *digits, column = digits_of(self.code, item, [*outer, self.tiles])
             if by_weights:
                 (group, panel), (batch, *rows) = digits[:2], digits[2:]
             else:
@@ -128,16 +129,6 @@ class Convolve:
         if self.knobs.rows > 1:
             counts[-1] = sum(run.repeat for _, run in axis_runs(axes[-1], self.knobs.rows))
         return counts
-
-    def _digits(self, item: Expr, radices: Sequence[int]) -> list[Expr]:
-        found: list[Expr] = []
-        for radix in reversed(radices[1:]):
-            digit: Expr = as_index(0)
-            if radix > 1:
-                digit = self.code.bind(tirx.floormod(item, radix), "digit")
-                item = self.code.bind(tirx.floordiv(item, radix), "rest")
-            found.append(digit)
-        return [item if radices[0] > 1 else as_index(0), *reversed(found)]
 
 
 @dataclass(frozen=True)

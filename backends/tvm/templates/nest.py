@@ -300,3 +300,15 @@ def unravel(code: Code, item: Expr, extents: Sequence[int]) -> list[Expr]:
         index.append(code.bind(tirx.floormod(item, extent), "i"))
         item = tirx.floordiv(item, extent)
     return [code.bind(item, "i"), *reversed(index)] if extents else []
+
+
+def digits_of(code: Code, item: Expr, radices: Sequence[int]) -> list[Expr]:
+    """As `unravel`, where most extents may be 1: those take no instructions."""
+    found: list[Expr] = []
+    for radix in reversed(radices[1:]):
+        digit: Expr = as_index(0)
+        if radix > 1:
+            digit = code.bind(tirx.floormod(item, radix), "digit")
+            item = code.bind(tirx.floordiv(item, radix), "rest")
+        found.append(digit)
+    return [item if radices[0] > 1 else as_index(0), *reversed(found)]

@@ -21,6 +21,7 @@ from tvm.ir import Expr
 from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.image import Image
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code, as_index
+from optc.backends.tvm.templates.nest import digits_of
 from optc.backends.tvm.templates.slide_knobs import Band, Share, SlideKnobs, bands
 from optc.backends.tvm.templates.slide_tile import Fold, SlideTile, Window
 from optc.backends.tvm.templates.taps import Phase, axis_runs
@@ -68,7 +69,7 @@ class Slide:
         strips, parts = self._shares(shape.batch * math.prod(outer)) if parallel else (1, 1)
         radices = [shape.batch, *outer, strips, parts]
         with self.code.shared("item", math.prod(radices), cycles) as item:
-            *digits, strip, part = self._digits(item, radices)
+            *digits, strip, part = digits_of(self.code, item, radices)
             self._outer(digits, [], _Share(strip, strips, part, parts))
 
     def _shares(self, images: int) -> tuple[int, int]:
@@ -83,16 +84,6 @@ class Slide:
     @property
     def _tiles(self) -> int:
         return sum(band.repeat for band in self.bands)
-
-    def _digits(self, item: Expr, radices: Sequence[int]) -> list[Expr]:
-        found: list[Expr] = []
-        for radix in reversed(radices[1:]):
-            digit: Expr = as_index(0)
-            if radix > 1:
-                digit = self.code.bind(tirx.floormod(item, radix), "digit")
-                item = self.code.bind(tirx.floordiv(item, radix), "rest")
-            found.insert(0, digit)
-        return [item if radices[0] > 1 else as_index(0), *found]
 
     def _outer(self, digits: list[Expr], chosen: list[Phase], share: _Share) -> None:
         axis = len(chosen)
