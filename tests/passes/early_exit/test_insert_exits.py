@@ -28,7 +28,7 @@ from tests.passes.early_exit.networks import captured, digits
 from tests.strategies.exiting import with_thresholds
 
 BUDGET = 0.1
-# Energies say too little of so few digits for a budget to be confirmed.
+# `price` takes an energy's reductions for whole kernels: dearer than what nets so small can save.
 PROBABILITIES = (Decision.MAXPROB, Decision.ENTROPY, Decision.MARGIN)
 NEVER, ALWAYS = float("inf"), float("-inf")
 
