@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,8 +46,51 @@ def samples(arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
         yield {n: np.ascontiguousarray(a[index : index + 1]) for n, a in arrays.items()}
 
 
-def prepare(name: str, case: Case, work: Path) -> None:
+def prepare(name: str, case: Case, work: Path, systems: Sequence[str]) -> None:
     """Both forms of the model for every system."""
+    folder = work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if "optc" in systems:
+        prepare_ours(case, folder)
+    if {*systems} - {"optc"}:
+        prepare_others(case, folder)
+
+
+def prepare_ours(case: Case, folder: Path) -> None:
+    """Artifacts for this machine; all calibration samples are learnt from, as the others do."""
+    import torch
+
+    import optc
+    from optc.cache import default_cache
+    from optc.contexts import pass_context
+    from optc.driver import Options, compile_module
+    from optc.ir.targets.catalogue import find_target
+    from optc.passes.base import run_passes
+    from optc.passes.precision.quantize import Quantize
+    from optc.passes.standard import CANONICALIZE, RAISE
+    from optc.quality.evidence import DataRequest, Evidence
+
+    with torch.no_grad():
+        captured = optc.capture(case.model, tensors_of(case))
+    ports = [port.name for port in captured.inputs]
+    data = dict(zip(ports, case.calibration.values(), strict=True))
+    evidence = Evidence(captured, DataRequest(data, calibration=10))
+    host = find_target("host")
+    whole = run_passes(captured, (*CANONICALIZE, *RAISE), pass_context(host, evidence=evidence))
+    bytes_ = run_passes(whole, (Quantize(),), pass_context(host, evidence=evidence))
+    for kind, module in (("f32", whole), ("int8", bytes_)):
+        compile_module(module, host, folder / f"optc_{kind}", Options(cache=default_cache()))
+
+
+def tensors_of(case: Case) -> tuple[Any, ...]:
+    """One call's inputs."""
+    import torch
+
+    return tuple(map(torch.from_numpy, next(samples(case.calibration)).values()))
+
+
+def prepare_others(case: Case, folder: Path) -> None:
+    """ONNX of the model, and what both peers make of it."""
     import nncf
     import onnxruntime as ort
     import openvino as ov
@@ -55,32 +98,11 @@ def prepare(name: str, case: Case, work: Path) -> None:
     from onnxruntime import quantization as quant
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    import optc
-    from optc.cache import default_cache
-    from optc.driver import Options, compile_module
-    from optc.ir.targets.catalogue import find_target
-    from optc.passes.pipeline import Pipeline
-    from optc.quality.evidence import DataRequest
-
-    folder = work / name
-    folder.mkdir(parents=True, exist_ok=True)
-    example = next(samples(case.calibration))
-    tensors = tuple(map(torch.from_numpy, example.values()))
     with torch.no_grad():
-        module = optc.capture(case.model, tensors)
         torch.onnx.export(
-            case.model, tensors, str(folder / "f32.onnx"), input_names=list(example), dynamo=True,
-            external_data=False,
+            case.model, tensors_of(case), str(folder / "f32.onnx"),
+            input_names=list(case.calibration), dynamo=True, external_data=False,
         )  # fmt: skip
-    ports = [port.name for port in module.inputs]
-    request = DataRequest(dict(zip(ports, case.calibration.values(), strict=True)))
-    for kind, passes in (("f32", ""), ("int8", "quantize")):
-        options = Options(
-            Pipeline.parse(passes), cache=default_cache(), judge_passes=False,
-            data=request if passes else None,
-        )  # fmt: skip
-        compile_module(module, find_target("host"), folder / f"optc_{kind}", options)
-
     calls = [dict(call) for call in samples(case.calibration)]
 
     class Reader(quant.CalibrationDataReader):  # type: ignore[misc]
@@ -239,7 +261,7 @@ def _step(name: str, given: argparse.Namespace) -> None:
     if given.prepare or given.judge:
         case = case_of(name, given.data)
         if given.prepare:
-            prepare(name, case, given.work)
+            prepare(name, case, given.work, [given.system] if given.system else SYSTEMS)
         if given.judge:
             judge(name, case.first(given.limit) if given.limit else case, given.work)
     if given.time and given.system:
@@ -255,7 +277,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--system", choices=SYSTEMS, help="time this one alone")
+    parser.add_argument("--system", choices=SYSTEMS, help="prepare or time this one alone")
     for step in ("prepare", "judge", "time", "write"):
         parser.add_argument(f"--{step}", action="store_true")
     given = parser.parse_args()

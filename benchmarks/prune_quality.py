@@ -110,7 +110,7 @@ def rows(case: Case, pipelines: Sequence[str]) -> Iterator[Row]:
     whole = run_passes(captured, (*CANONICALIZE, *RAISE), context())
     old, wanted = judged(case, whole)
     for text in pipelines:
-        evidence = Evidence(captured, DataRequest(calibration))
+        evidence = Evidence(captured, DataRequest(calibration, calibration=10))
         ctx = context(host(), evidence.calibration, evidence.judge)
         start = time.perf_counter()
         after = Pipeline.parse(text).run(whole, ctx)

@@ -84,7 +84,7 @@ def rows(case: Case, pipelines: list[str], target: str) -> Iterator[Row]:
         captured = optc.capture(case.model, example(case))
     names = [port.name for port in captured.inputs]
     calibration = dict(zip(names, case.calibration.values(), strict=True))
-    evidence = Evidence(captured, DataRequest(calibration))
+    evidence = Evidence(captured, DataRequest(calibration, calibration=10))
     plain = PassContext(
         find_target(target), evaluate=evaluate_constants, calibration=evidence.calibration,
         judge=evidence.judge,

@@ -25,6 +25,10 @@ class Split:
     seed: int = 0
     calibration: int = 3
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.calibration <= STRATUM:
+            raise ValueError(f"calibration is 1 to {STRATUM} of {STRATUM}, not {self.calibration}")
+
     def mask(self, start: int, count: int, part: Part) -> NDArray[np.bool_]:
         """Which of the samples `start` to `start + count` are in the part."""
         if part is Part.ALL:

@@ -33,7 +33,8 @@ class DataRequest:
     """What a user says about data; see `open_dataset` and `choose_metric` for the texts.
 
     `budget` is the drop that is allowed: 0.01 is one point of a proportion, or one hundredth of the
-    original's perplexity or mean squared error.
+    original's perplexity or mean squared error. Passes learn from `calibration` of every ten
+    samples; with 10 none is left to judge by, which is for samples that are judged elsewhere.
     """
 
     data: Given
@@ -42,6 +43,7 @@ class DataRequest:
     budget: float | None = None
     limit: int | None = None
     seed: int = 0
+    calibration: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Evidence:
     def __init__(self, module: Module, request: DataRequest, cache: Path | None = None) -> None:
         check_metric(request.metric)
         self.request = request
-        split = Split(request.seed)
+        split = Split(request.seed, request.calibration)
         ports = ports_of(module.inputs)
         self.data = open_dataset(
             request.data, ports, labels=request.labels, split=split, limit=request.limit
