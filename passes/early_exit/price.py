@@ -18,16 +18,20 @@ CLOCK = 3e9  # cycles a second
 UNITS = 2  # fused multiply-add units of a core
 BYTES = 16  # that a core moves to and from its second cache in a cycle
 START = 1.5e-6  # seconds to start a kernel on all threads
+CALL = 2e-8  # seconds to call one: what kernels take that have next to nothing to do (Zen 4)
 
 
 def seconds(node: Node, target: Target) -> float:
-    """The time of one node on all cores; ops that fuse into others start no kernel."""
+    """The time of one node; ops that fuse into others start no kernel.
+
+    What one core does before all of them could be woken runs on one, and wakes nobody.
+    """
     price = cost(node)
     cores = max(1, target.cores)
-    flops = 2 * UNITS * target.lanes(compute_dtype(node)) * cores
-    cycles = max(price.flops / flops, price.bytes / (BYTES * cores))
+    flops = 2 * UNITS * target.lanes(compute_dtype(node))
+    alone = max(price.flops / flops, price.bytes / BYTES) / CLOCK
     starts = isinstance(node.op, (*CONTRACTION, Reduce))
-    return cycles / CLOCK + (START if starts else 0.0)
+    return CALL + min(alone / cores + START, alone) if starts else alone / cores
 
 
 def total(nodes: Iterable[Node], target: Target) -> float:
