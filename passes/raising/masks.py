@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from graphlib import TopologicalSorter
+
 import numpy as np
 
 from optc.ir.constant import Absent, to_floats
@@ -34,8 +36,8 @@ def is_causal(site: Site, mask: Value, rows: int, columns: int) -> bool:
 
 def _evaluated(site: Site, value: Value) -> np.ndarray | None:
     """The content of a value that depends on constants alone, without storing it in the model."""
-    nodes: dict[Node, None] = {}
-    if not _collect(site, value, nodes):
+    nodes = _behind(site, value)
+    if nodes is None:
         return None
     if not nodes:
         item = site.constant_of(value)
@@ -44,18 +46,23 @@ def _evaluated(site: Site, value: Value) -> np.ndarray | None:
         return None
     read = {operand for node in nodes for operand in node.inputs}
     constants = {v: item for v, item in site.builder.constants.items() if v in read}
-    (item,) = site.ctx.evaluate(Graph("mask", (), tuple(nodes), (value,), constants), ())
+    (item,) = site.ctx.evaluate(Graph("mask", (), nodes, (value,), constants), ())
     return to_floats(item)
 
 
-def _collect(site: Site, value: Value, nodes: dict[Node, None]) -> bool:
-    """Gather the nodes behind `value` in order; False when one of them reads an input."""
-    item, node = site.constant_of(value), site.producer(value)
-    if node in nodes:
-        return True
-    if node is None or len(nodes) > _NODES:
-        return item is not None and not isinstance(item.source, Absent)
-    if not all(_collect(site, operand, nodes) for operand in node.inputs):
-        return False
-    nodes[node] = None
-    return True
+def _behind(site: Site, value: Value) -> tuple[Node, ...] | None:
+    """The nodes that make `value`, in order; None when they are many or one reads an input."""
+    reads: dict[Node, set[Node]] = {}
+    waiting = [value]
+    while waiting:
+        operand = waiting.pop()
+        item, node = site.constant_of(operand), site.producer(operand)
+        if node is None and (item is None or isinstance(item.source, Absent)):
+            return None
+        if node is None or node in reads:
+            continue
+        if len(reads) == _NODES:
+            return None
+        reads[node] = {made for v in node.inputs if (made := site.producer(v)) is not None}
+        waiting.extend(node.inputs)
+    return tuple(TopologicalSorter(reads).static_order())

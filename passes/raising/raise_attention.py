@@ -99,21 +99,28 @@ def _misfit(op: Op, node: Node, *inputs: Value) -> str:
 
 def _scores(site: Site, value: Value) -> _Scores | None:
     """Read softmax's input, looking under scale and mask in either order."""
+    bare = _bare(site, value)
+    if bare is not None:
+        return bare
     plain, scale = scaled(site, value)
-    product = made_by(site, plain, MatMul)
-    if product is not None:
-        return _Scores(product, scale)
     node = made_by(site, plain, ew.Add, ew.Where)
     if node is None:
         return None
     if isinstance(node.op, ew.Where):
         return _filled(site, node, scale)
     for inner, mask in either(node):
-        found = _scores(site, inner)
-        if found is None or found.mask is not None or scale != 1.0 or inner.type != plain.type:
+        found = _bare(site, inner)
+        if found is None or scale != 1.0 or inner.type != plain.type:
             continue
         return _Scores(found.product, found.scale, mask)
     return None
+
+
+def _bare(site: Site, value: Value) -> _Scores | None:
+    """A product, scaled or not, with nothing added: one mask is all that attention takes."""
+    plain, scale = scaled(site, value)
+    product = made_by(site, plain, MatMul)
+    return None if product is None else _Scores(product, scale)
 
 
 def _filled(site: Site, node: Node, scale: float) -> _Scores | None:
@@ -123,8 +130,8 @@ def _filled(site: Site, node: Node, scale: float) -> _Scores | None:
         hidden = number(site, low)
         if hidden is None or hidden > lowest(low.type.dtype) or scale != 1.0:
             continue
-        found = _scores(site, kept)
-        if found is None or found.mask is not None or kept.type != node.output.type:
+        found = _bare(site, kept)
+        if found is None or kept.type != node.output.type:
             continue
         zero = site.builder.splat(0.0, low.type.with_shape(()), "visible")
         low = site.builder.splat(hidden, low.type.with_shape(()), "hidden")

@@ -6,18 +6,23 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from optc.backends.reference.evaluate import run
+from optc.ir.builder import Builder
 from optc.ir.capture import capture
-from optc.ir.module import Module
-from optc.ir.ops import Attention
+from optc.ir.dtype import DType
+from optc.ir.module import Module, module_of
+from optc.ir.ops import Attention, MatMul, Softmax, ew
 from optc.ir.text import parse
+from optc.ir.types import TensorType
 from optc.passes.base import Effect, Pass, PassContext, run_passes
 from optc.passes.canonicalize.canonicalize import CLEAN, Canonicalize
 from optc.passes.pipeline import Pipeline
+from optc.passes.raising.raise_attention import RaiseAttention
 from optc.passes.standard import CANONICALIZE, LOWER, RAISE
 from tests.passes.oracle import context, ops_of
 
@@ -150,6 +155,22 @@ def test_causality_is_found_in_a_filled_mask() -> None:
     after = run_passes(module, (*CANONICALIZE, *RAISE), context())
     (op,) = (node.op for node in after.graphs[0].nodes if isinstance(node.op, Attention))
     assert op == Attention(0.5, causal=True)
+
+
+@pytest.mark.parametrize("source", ["x", "constant"])
+def test_a_mask_behind_thousands_of_nodes_is_a_mask(source: str) -> None:
+    build = Builder("main")
+    type = TensorType((2, 4, 4), DType.F32)
+    x = build.input(type, "x")
+    mask = x if source == "x" else build.constant(np.zeros(type.shape, np.float32))
+    for _ in range(2000):
+        mask = build.emit(ew.Sin(), mask)
+    scores = build.emit(ew.Add(), build.emit(MatMul(transpose_b=True), x, x), mask)
+    y = build.emit(MatMul(), build.emit(Softmax(2), scores), x)
+    (graph,) = run_passes(module_of(build.build((y,))), (RaiseAttention(),), context()).graphs
+    (node,) = (node for node in graph.nodes if isinstance(node.op, Attention))
+    assert len(node.inputs) == 4
+    assert not node.op.causal
 
 
 @dataclass
