@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from optc.passes.precision.choices import Choice
 from optc.passes.precision.prices import Prices
+from optc.passes.precision.stray_lines import no_stray_lines
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -77,13 +78,14 @@ class _Program:
         low = [0.0] * len(self.column)
         low += [float(form in self.prices.points[n].always) for n, form in self.written]
         high = [float(share <= 1) for share in self.share] + [1.0] * len(self.written)
-        found = milp(
-            self._goal(*weights),
-            integrality=[1] * len(self.column) + [0] * len(self.written),
-            bounds=Bounds(low, high),
-            constraints=LinearConstraint(*self._rows()),
-            options={"node_limit": NODES, "mip_rel_gap": 1e-6},
-        )
+        with no_stray_lines():
+            found = milp(
+                self._goal(*weights),
+                integrality=[1] * len(self.column) + [0] * len(self.written),
+                bounds=Bounds(low, high),
+                constraints=LinearConstraint(*self._rows()),
+                options={"node_limit": NODES, "mip_rel_gap": 1e-6},
+            )
         if found.x is None:
             return (Choice.FLOAT,) * len(self.prices.layers)
         return tuple(
