@@ -17,6 +17,7 @@ from optc.cli.options import (
     cache_folder,
     capture_options,
     memory_option,
+    output_option,
     pipeline_option,
     read_module,
     target_option,
@@ -42,15 +43,7 @@ NOTEWORTHY = 0.05  # seconds from which a pass that changed nothing has its own 
 
 @click.command("compile")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    "-o",
-    "output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="The folder to write, or a .optc file for one zip; an artifact that is there is replaced.",
-)
+@output_option()
 @target_option()
 @click.option(
     "--emit",

@@ -32,6 +32,20 @@ def target_option(default: str | None = "host") -> Decorator:
     )
 
 
+def output_option() -> Decorator:
+    """`--output`, which commands that write an artifact need."""
+    return click.option(
+        "--output",
+        "-o",
+        "output",
+        required=True,
+        type=click.Path(path_type=Path),
+        metavar="OUT",
+        help="The folder to write, or a .optc file for one zip; an artifact that is there is "
+        "replaced.",
+    )
+
+
 def pipeline_option() -> Decorator:
     """`-p`."""
     return click.option(

@@ -14,6 +14,7 @@ from optc.cli.options import (
     cache_folder,
     capture_options,
     memory_option,
+    output_option,
     pipeline_option,
     read_module,
     target_option,
@@ -33,15 +34,7 @@ DECISIONS = ("energy", "maxprob", "entropy", "margin")
 @click.command("route")
 @click.argument("small", type=click.Path(path_type=Path))
 @click.argument("large", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    "-o",
-    "output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="The folder to write, or a .optc file for one zip; an artifact that is there is replaced.",
-)
+@output_option()
 @target_option()
 @pipeline_option()
 @click.option(
