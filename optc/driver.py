@@ -112,12 +112,14 @@ def compile_module(
     progress: Progress | None = None,
     tune: Callable[[Module], None] | None = None,
     original: Module | None = None,
+    evidence: Evidence | None = None,
 ) -> Compiled:
     """Compile a captured module for a target into the folder, or `.optc` file, `out`.
 
     `tune` is called with the fused module before kernels are built and records are read.
     `original` is what the artifact is compared with, where that is not `module` itself; it has the
-    same inputs and outputs.
+    same inputs and outputs. `evidence` is the data opened before, for several compilations of one
+    model; else `options.data` is opened.
     Raises OptcError for what the user can mend and InternalError for what only we can.
     """
     from optc.backends.aot.package import write_artifact
@@ -129,7 +131,7 @@ def compile_module(
     target = options.machine(target)
     builder = kernel_builder(target)
     source = original or module
-    evidence = _evidence(source, options, clock)
+    evidence = evidence or _evidence(source, options, clock)
     context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
     payoffs = _payoffs(target, evidence, options, context.exits)
     history, times = History(), PassTimes(payoffs)

@@ -125,6 +125,9 @@ class Judge(Protocol):
         ...]. Raises E0745 for a metric that is no mean of right answers.
         """
 
+    def answers(self, part: Part) -> NDArray[Any]:
+        """What the original answers in `output` to each call of a part: [calls, ...]."""
+
     def quality(self, module: Module, part: Part = Part.HELD_OUT) -> Quality:
         """The metric of a module whose inputs and outputs are those of the original."""
 

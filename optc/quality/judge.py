@@ -118,6 +118,11 @@ class DataJudge:
         lost: NDArray[np.float64] = (x_before - x) / np.where(y > 0, y, 1.0)
         return lost
 
+    def answers(self, part: Part) -> Array:
+        """What the original answers in `output` to each call of a part, fillings included."""
+        calls = (batch.inputs for batch in self._data.part(part))
+        return np.stack([np.asarray(found[self.rule.output]) for found in self._run(calls)])
+
     def quality(self, module: Module, part: Part = Part.HELD_OUT) -> Quality:
         """The metric of a module, run by the reference."""
         if self.rule.against is Against.ORIGINAL:

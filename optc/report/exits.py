@@ -47,7 +47,7 @@ def exit_lines(plan: ExitPlan, quality: Measured | None) -> Sequence[Line]:
 
 def picture(plan: ExitPlan) -> str:
     """An SVG: what each proposed policy loses against the work it takes, on the test calls."""
-    points = [(p.cost, 100 * p.loss) for p in plan.curve] + [(1.0, 0.0)]
+    points = [(p.cost, 100 * p.loss) for p in plan.curve] + [(1.0, 100 * plan.end_loss)]
     low = max(0.0, min(x for x, _ in points) - 0.05)
     high = max(1.05, max(x for x, _ in points))
     most = max(3 * 100 * plan.budget, 1e-9)

@@ -33,7 +33,8 @@ class InsertExits(Pass):
     heads are fitted to single values on the model's way, or to those that `at` names. `decision`
     is what makes a head sure. Thresholds are chosen on calibration data so that the accuracy budget
     (1 % without one) holds with a probability of 1 - `risk`; they can be changed when the model
-    runs. A call with several rows leaves where every row is sure.
+    runs. What passes before this one lost counts; `share` of the budget is for all of them, the
+    rest for passes behind. A call with several rows leaves where every row is sure.
     """
 
     name = "insert-exits"
@@ -42,12 +43,13 @@ class InsertExits(Pass):
     at: tuple[str, ...] = ()
     decision: Decision = Decision.MAXPROB
     risk: float = 0.05
+    share: float = 1.0
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """Cut the module into stages; the same object where no exit holds the budget."""
         if not any(graph.nodes for graph in module.graphs) or module.flow.exits:
             return module
-        if self.n < 1 or not 0 < self.risk < 1:
+        if self.n < 1 or not 0 < self.risk < 1 or not 0 < self.share <= 1:
             raise error("E0760", f"{self} asks for nothing", help="insert-exits{n=2,risk=0.05}")
         judge = ctx.needed_judge(self.name)
         graph, result = judged(module, judge.output)
@@ -55,7 +57,9 @@ class InsertExits(Pass):
         places = own or self._places(graph, result, ctx)
         if not places:
             return module
-        study = Study(module, graph, result, places, bool(own), self.decision, ctx, self.risk)
+        study = Study(
+            module, graph, result, places, bool(own), self.decision, ctx, self.risk, self.share
+        )
         choice = study.choose(self.n)
         if choice is None:
             return module

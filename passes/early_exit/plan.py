@@ -40,6 +40,7 @@ class ExitPlan:
     """All exits of a module; `curve` are the policies that were proposed, careful ones first.
 
     `method` is the bound that makes `budget` hold with a probability of at least 1 - `risk`.
+    `end_loss` is what calls lose that take no exit: passes before this one lost it.
     """
 
     decision: Decision
@@ -53,6 +54,7 @@ class ExitPlan:
     end_share: float
     end_cost: float
     curve: tuple[Point, ...]
+    end_loss: float = 0.0
 
     @property
     def cost(self) -> float:

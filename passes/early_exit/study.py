@@ -27,6 +27,7 @@ from optc.passes.early_exit.plan import ExitPlan, PlannedExit, curve, shares
 from optc.passes.early_exit.price import total
 from optc.passes.early_exit.stages import THRESHOLD, Exit
 from optc.passes.early_exit.thresholds import Policy, Prices, Trials, choose
+from optc.passes.quality import Part
 
 Array = NDArray[Any]
 BUDGET = 0.01  # without --accuracy-drop
@@ -45,7 +46,7 @@ class Choice:
 class Study:
     """All that is known of the places; `graph` has every candidate head in it.
 
-    `risk` is how often a policy may be confirmed that breaks the budget.
+    `risk` is how often a policy may be confirmed that breaks `share` of the budget.
     """
 
     def __init__(
@@ -58,13 +59,14 @@ class Study:
         decision: Decision,
         ctx: PassContext,
         risk: float,
+        share: float = 1.0,
     ) -> None:
         self.module, self.ctx, self.decision, self.own = module, ctx, decision, own
         self.risk = risk
         self.judge = ctx.needed_judge("insert-exits")
         self.data = ctx.needed_calibration("insert-exits")
         self.result, self.places = result, tuple(places)
-        self.budget = self.judge.budget if self.judge.budget is not None else BUDGET
+        self.budget = share * (self.judge.budget if self.judge.budget is not None else BUDGET)
         (run,) = module.flow.runs
         values = dict(zip(run.outputs, graph.outputs, strict=True))
         self.returned = {
@@ -96,7 +98,10 @@ class Study:
             for answers in self.answers
         ]
         self.prices = self._prices()
-        self.trials = self._trials()
+        self.fit = self._trials(proposing, self.original)
+        # The budget is counted from what the user gave: passes before may have spent some of it.
+        given = np.asarray(self.judge.answers(Part.CALIBRATION), np.float32)
+        self.test = self._trials(self.parts[2], given.reshape(self.original.shape))
 
     def _check_enough(self, risk: float) -> None:
         """Raise E0764 where even perfect heads could not be confirmed with so few samples: now,
@@ -170,16 +175,18 @@ class Study:
             head = fit_head(self._flat(x, fitting), *self._truth(fitting))
         except ValueError as problem:
             raise self._not_finite() from problem
-        losses = self._losses(head(self._flat(x, proposing)), proposing)
+        losses = self._losses(head(self._flat(x, proposing)), self.original, proposing)
         return head, -float(losses.mean())
 
-    def _losses(self, answers: Array, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def _losses(
+        self, answers: Array, against: Array, rows: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
         labels = None
         if self.labels is not None:
             labels = self._flat(
                 self.labels.reshape(*self.valid.shape, *self.labels.shape[2:]), rows
             )
-        return self.judge.losses(answers, self._flat(self.original, rows), labels)
+        return self.judge.losses(answers, self._flat(against, rows), labels)
 
     def _check_finite(self) -> None:
         arrays = (self.original, *self.answers)
@@ -211,24 +218,28 @@ class Study:
         add_decision(builder, self.decision, x, threshold, 2.0)
         return builder.nodes
 
-    def _trials(self) -> Trials:
-        """The least score and the mean loss of every call and place."""
-        everything = np.ones_like(self.valid)
-        columns, losses = [], []
-        for answers, temperature in zip(self.answers, self.temperatures, strict=True):
-            columns.append(scores(self.decision, answers, temperature).min(1))
-            lost = self._losses(answers.reshape(-1, answers.shape[-1]), everything)
-            lost = np.where(self.valid, lost.reshape(self.valid.shape), 0.0)
-            losses.append(lost.sum(1) / self.valid.sum(1))
-        return Trials(np.stack(columns, 1), np.stack(losses, 1))
+    def _trials(self, calls: NDArray[np.int64], against: Array) -> Trials:
+        """The least score and the mean loss of calls at every place, and their loss at the end."""
+        columns = [
+            scores(self.decision, answers, temperature).min(1)[calls]
+            for answers, temperature in zip(self.answers, self.temperatures, strict=True)
+        ]
+        losses = [self._mean_losses(answers, against)[calls] for answers in self.answers]
+        end = self._mean_losses(self.original, against)[calls]
+        return Trials(np.stack(columns, 1), np.stack(losses, 1), end)
 
-    def _part(self, calls: NDArray[np.int64]) -> Trials:
-        return Trials(self.trials.scores[calls], self.trials.losses[calls])
+    def _mean_losses(self, answers: Array, against: Array) -> NDArray[np.float64]:
+        """What each call's samples lose on average."""
+        everything = np.ones_like(self.valid)
+        lost = self._losses(answers.reshape(-1, answers.shape[-1]), against, everything)
+        lost = np.where(self.valid, lost.reshape(self.valid.shape), 0.0)
+        mean: NDArray[np.float64] = lost.sum(1) / self.valid.sum(1)
+        return mean
 
     def choose(self, most: int) -> Choice | None:
         """The cheapest policy that is confirmed; None and a remark where none is."""
-        _, proposing, testing = map(self._part, self.parts)
-        policy, proposed = choose(proposing, testing, self.prices, most, self.budget, self.risk)
+        testing = self.test
+        policy, proposed = choose(self.fit, testing, self.prices, most, self.budget, self.risk)
         names = value_names(self.graph)
         for index, place in enumerate(self.places):
             loc = self.graph.producer[place.value].loc
@@ -281,6 +292,7 @@ class Study:
             left[-1],
             paths[-1] / whole[-1],
             curve(proposed, policy, test, self.prices),
+            0.0 if test.end is None else float(test.end.mean()),
         )
         self.ctx.exits.append(plan)
 

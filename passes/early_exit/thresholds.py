@@ -31,11 +31,13 @@ SWEEPS = 3  # over all exits, each time the best threshold of one beside the oth
 class Trials:
     """What every exit would have done: arrays [calls, exits].
 
-    `losses` are what a call's samples lose on average, against the whole model, if it leaves there.
+    `losses` are what a call's samples lose on average, if it leaves there; `end` is what they lose
+    if it takes no exit: nothing where that is what losses are counted from.
     """
 
     scores: NDArray[np.float64]
     losses: NDArray[np.float64]
+    end: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class Policy:
         left = self.leaves(trials)
         rows = np.arange(len(left))
         columns = np.array([*self.exits, 0])[left]
-        losses = np.where(left == len(self.exits), 0.0, trials.losses[rows, columns])
+        end = 0.0 if trials.end is None else trials.end
+        losses = np.where(left == len(self.exits), end, trials.losses[rows, columns])
         return np.array(prices.paths(self.exits))[left], losses
 
 
@@ -84,7 +87,8 @@ def choose(
 ) -> tuple[Policy | None, tuple[Policy, ...]]:
     """The cheapest confirmed policy with at most `most` exits, and all that were proposed.
 
-    None where nothing cheaper than the whole model is confirmed.
+    `fit` counts losses from the model as it is, `test` from what the budget is counted from. None
+    where nothing cheaper than the whole model is confirmed.
     """
     proposed = propose(fit, prices, most, budget)
     best: Policy | None = None
