@@ -8,6 +8,7 @@ from optc.backends.tvm.templates.conv import Convolution
 from optc.backends.tvm.templates.depthwise import Depthwise
 from optc.backends.tvm.templates.gemm import Gemm
 from optc.backends.tvm.templates.generic import Generic
+from optc.backends.tvm.templates.paired_conv import PairedConvolution
 from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
 from optc.backends.tvm.templates.pool import Pooling
 from optc.backends.tvm.templates.rows import Rows
@@ -22,6 +23,7 @@ TEMPLATES: tuple[Template, ...] = (
     Gemm(),
     Depthwise(),
     Winograd(),
+    PairedConvolution(),
     Convolution(),
     Pooling(),
     Attention(),

@@ -56,7 +56,7 @@ class ConvPack:
         """One axis."""
         inputs, outputs, taps = self._extents(natural.shape)
         padded = -(-outputs // self.lanes) * self.lanes
-        words = -(-inputs * self.joined // self.words.group)
+        words = self.words.rows(inputs * self.joined) - self.words.rows(0)
         rows = taps // self.joined * words + self.words.rows(0)
         return TensorType((self.groups * padded * rows,), self.words.word)
 
@@ -72,8 +72,9 @@ class ConvPack:
         filled[..., :outputs] = split
         runs = filled.reshape(self.groups, taps // self.joined, self.joined * inputs, padded)
         start = self.words.start(filled.reshape(self.groups, taps * inputs, padded))
-        words = self.words.pack(runs).reshape(self.groups, -1, padded)
-        cuts = range(self.width, padded, self.width)
+        beside = self.words.columns
+        words = self.words.pack(runs).reshape(self.groups, -1, padded * beside)
+        cuts = range(self.width * beside, padded * beside, self.width * beside)
         return np.concatenate(
             [
                 panel.ravel()

@@ -200,12 +200,7 @@ class _Accumulation:
                     self._step_of_pairs(quads, (k * unroll + i) * 2)
         for i in range(rest):
             self._step_of_pairs(quads, as_index((blocks * unroll + i) * 2))
-        sums = code.scratch("sums", (tile.rows, tile.width), self.dtype)
-        for row in range(tile.rows):
-            for column in range(tile.width):
-                place = 4 * (column // 2) + 2 * (row % 2) + column % 2
-                code.store(sums, (row, column), quads[row // 2, place])
-        return sums
+        return in_rows(code, tile, quads)
 
     def _quads(self) -> Iterator[tuple[int, int]]:
         """(pair of rows, first word) of each vector of sums."""
@@ -266,6 +261,16 @@ class _Accumulation:
             code.store(sums, at, self.dot.add(sums[at], elements[row], self.right(k, column)))
 
         self._each(add)
+
+
+def in_rows(code: Code, tile: Tile, quads: Buffer) -> Buffer:
+    """Sums by pairs, each vector of two rows and two columns, as (rows, width)."""
+    sums = code.scratch("sums", (tile.rows, tile.width), quads.dtype)
+    for row in range(tile.rows):
+        for column in range(tile.width):
+            place = 4 * (column // 2) + 2 * (row % 2) + column % 2
+            code.store(sums, (row, column), quads[row // 2, place])
+    return sums
 
 
 def drain(

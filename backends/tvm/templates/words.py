@@ -1,10 +1,10 @@
 """How a convolution reads words: neighbouring channels that one instruction multiplies.
 
 An image of bytes is read where it lies when its channels fill whole words. What must be copied: an
-image whose elements change (other signs, halves of i32), a prologue, a border that is not zero or,
-with flipped signs, not nothing, and channels that fill no words. Of those, the taps of a row are
-read as one run of channels, which neighbours in memory are; words beyond the last meet weights of
-zero.
+image whose elements change (other signs, halves of i32), a prologue, a border that is not zero (by
+pairs, or with flipped signs, any border), and channels that fill no words. Of those, the taps of a
+row are read as one run of channels, which neighbours in memory are; words beyond the last meet
+weights of zero.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def in_words(shape: Geometry, dot: Dot) -> WordShape:
     """The loop bounds in words of `dot`."""
     last = shape.axes[-1]
     runs = len(last) == 1 and last[0].gap == last[0].stride == 1 and shape.groups == 1
-    taps = last[0].taps if runs and shape.inputs % dot.group else 1
+    taps = last[0].taps if runs and shape.inputs % dot.block else 1
     axes, low, space = shape.axes, (0,) * len(shape.space), shape.space
     outside = any(not phase.never_outside for axis in axes for phase in axis)
-    if outside and (dot.flipped or taps > 1):
+    if outside and (dot.flipped or dot.pairs or taps > 1):
         frames = [_framed(axis, extent) for axis, extent in zip(axes, shape.space, strict=True)]
         axes, low, space = (tuple(part) for part in zip(*frames, strict=True))
     kernel = shape.kernel
@@ -96,7 +96,7 @@ class WordReader:
         body, dot = self.io.task.problem.body, self.dot
         steps = steps_of(body, self.value)
         plain = self.value.type.dtype is dot.left and not dot.flipped and not self.words.framed
-        if steps is None or not plain or self.words.channels * self.words.taps % dot.group:
+        if steps is None or not plain or self.words.channels * self.words.taps % dot.block:
             return self._copied()
         order = tuple(steps.steps[axis] for axis in self.order)
         if order[-1] != 1:

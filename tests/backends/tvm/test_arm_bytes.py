@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from optc.backends.reference.evaluate import run_graph
+from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.dot import dot_of, in_pairs
+from optc.backends.tvm.templates.paired_conv import PairedPlan
+from optc.backends.tvm.templates.plan import Problem
 from optc.ir.dtype import DType
 from optc.ir.ops import Conv, Linear, MatMul
 from optc.ir.targets.catalogue import find_target
@@ -47,6 +50,68 @@ def cases() -> list[Bytes]:
         ):
             found.append(task(op, TensorType(shape, kind), TensorType(kernel, I8), "requantize"))
     return [Bytes(item.body, item.constants) for item in found]
+
+
+SAME = ((1, 1), (1, 1))
+NONE = ((0, 0), (0, 0))
+# (the op, shapes of image and weights): what pairs of positions meet.
+WINDOWS = {
+    "pointwise": (Conv((1, 1), NONE, (1, 1), 1, True), (2, 7, 7, 16), (12, 16, 1, 1)),
+    "pointwise, steps": (Conv((2, 2), NONE, (1, 1), 1, True), (1, 9, 8, 24), (20, 24, 1, 1)),
+    "odd channels": (Conv((1, 1), NONE, (1, 1), 1, True), (1, 5, 6, 5), (7, 5, 1, 1)),
+    "ragged": (Conv((1, 1), SAME, (1, 1), 1, True), (2, 13, 11, 8), (37, 8, 3, 3)),
+    "small map": (Conv((1, 1), SAME, (1, 1), 1, True), (1, 3, 3, 16), (20, 16, 3, 3)),
+    "first layer": (Conv((1, 1), ((0, 1), (2, 0)), (1, 1), 1, True), (1, 9, 14, 3), (9, 3, 3, 2)),
+    "dilated": (Conv((1, 2), ((2, 2), (3, 1)), (2, 2), 1, True), (1, 9, 15, 8), (8, 8, 3, 3)),
+    "one axis": (Conv((1,), ((2, 2),), (1,), 1, True), (2, 29, 12), (10, 12, 5)),
+    "three axes": (Conv((1, 1, 1), ((1, 1),) * 3, (1, 1, 1), 1, True), (1, 4, 5, 6, 8),
+                   (9, 8, 3, 3, 3)),
+}  # fmt: skip
+BF16 = DType.BF16
+
+
+def windows(kind: DType, epilogue: str = "") -> list[Task]:
+    """Of halves only those whose channels fill words: `paired-conv` leaves the others."""
+    right = kind if kind is BF16 else I8
+    every = [w for w in WINDOWS.values() if kind is not BF16 or w[1][-1] % 4 == 0]
+    return [
+        task(op, TensorType(image, kind), TensorType(weight, right), epilogue)
+        for op, image, weight in every
+    ]
+
+
+@pytest.mark.needs("tool:qemu-aarch64-static")
+def test_windows_by_pairs() -> None:
+    target = find_target("neoverse-v1")
+    items = [*windows(U8, "requantize"), *windows(I8, "bias"), *windows(BF16)]
+    for item in items:
+        plan, _ = match(Problem(item.body, item.constants, target))
+        assert plan.template.startswith("paired-conv/")
+    kinds = [Halves if item.body.inputs[0].type.dtype is BF16 else Bytes for item in items]
+    every = [kind(item.body, item.constants) for kind, item in zip(kinds, items, strict=True)]
+    found = run_crossed(every, "neoverse-v1", "aarch64-linux-musl", "qemu-aarch64-static")
+    for number, (case, outputs) in enumerate(zip(every, found, strict=True)):
+        (wanted,) = run_graph(case.body, case.inputs(number))
+        assert torch.equal(outputs[0], wanted), f"case {number}"
+
+
+@pytest.mark.needs("tool:qemu-aarch64-static")
+@pytest.mark.parametrize("vectors", [1, 2, 3, 5])
+def test_every_tile_of_windows(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All heights and widths that a setting may have, whichever the estimate likes."""
+    op, image, weight = WINDOWS["ragged"]
+    item = task(op, TensorType(image, I8), TensorType(weight, I8), "bias")
+    case = Bytes(item.body, item.constants)
+    plan, _ = match(Problem(item.body, item.constants, find_target("neoverse-v1")))
+    chosen = [knobs for knobs in plan.candidates() if knobs.vectors == vectors]
+    assert chosen
+    order = iter([knobs for n in chosen for knobs in (n, replace(n, by_weights=not n.by_weights))])
+    monkeypatch.setattr(PairedPlan, "candidates", lambda _: [next(order)])
+    every = [case] * (2 * len(chosen))
+    found = run_crossed(every, "neoverse-v1", "aarch64-linux-musl", "qemu-aarch64-static")
+    for number, outputs in enumerate(found):
+        (wanted,) = run_graph(case.body, case.inputs(number))
+        assert torch.equal(outputs[0], wanted), str(chosen[number // 2])
 
 
 @pytest.mark.needs("tool:qemu-aarch64-static")
