@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,21 @@ from optc.data.split import Split
 from optc.exits import counted
 from optc.ir.diagnostics import Diagnostic, OptcError, Severity, error
 from optc.ir.module import Module
+from optc.ir.structural import module_digest
 from optc.passes.calibration import Calibration
 from optc.passes.quality import Difference, Part, Verdict
 from optc.quality.choose import check_metric, choose_metric
 from optc.quality.judge import DataJudge, Progress
-from optc.quality.metrics import Accuracy, Against, Agreement, MeanSquaredError, Metric, Perplexity
+from optc.quality.metrics import (
+    Accuracy,
+    Against,
+    Agreement,
+    Custom,
+    MeanSquaredError,
+    Metric,
+    Perplexity,
+)
+from optc.quality.originals import Originals
 from optc.quality.runners import artifact_runner, ports_of, reference
 from optc.runtime import load
 
@@ -96,8 +107,19 @@ class Evidence:
         self.rule = metric_of(module, self.data, request.metric)
         if request.budget is not None:
             check_budget(self.rule)
-        self.judge = DataJudge(reference(module), self.data, self.rule, request.budget)
+        self.judge = DataJudge(
+            reference(module), self.data, self.rule, request.budget, self._originals(module, cache)
+        )
         self.calibration = self._calibration(cache)
+
+    def _originals(self, module: Module, cache: Path | None) -> Originals | None:
+        """What is known of the original; a metric of the user's may be another one tomorrow."""
+        if cache is None or isinstance(self.rule, Custom):
+            return None
+        rule = f"{self.rule.label} {self.rule.output}"
+        data = f"{self.data.facts.digest} {self.data.split} {self.data.limit}"
+        subject = f"{module_digest(module)} {data} {rule} {version('torch')}"
+        return Originals(cache / "originals", subject)
 
     def _calibration(self, cache: Path | None) -> Calibration:
         from optc.backends.reference.calibrate import ReferenceCalibration

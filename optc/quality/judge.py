@@ -21,6 +21,7 @@ from optc.ir.module import Module
 from optc.passes.calibration import Batch, Batches
 from optc.passes.quality import Difference, Part, Quality
 from optc.quality.metrics import Accuracy, Against, Agreement, Array, Metric
+from optc.quality.originals import Originals
 from optc.quality.runners import Runner, reference
 from optc.quality.tally import Rows, Tally
 
@@ -77,13 +78,18 @@ class _Chosen:
 class DataJudge:
     """A judge of modules, and of whatever else can be run; see `optc.passes.quality.Judge`.
 
-    `run` is the original model.
+    `run` is the original model; `kept` is what other compilations found out about it.
     """
 
     def __init__(
-        self, run: Runner, data: Dataset, metric: Metric, budget: float | None = None
+        self,
+        run: Runner,
+        data: Dataset,
+        metric: Metric,
+        budget: float | None = None,
+        kept: Originals | None = None,
     ) -> None:
-        self.rule, self._run, self._data = metric, run, data
+        self.rule, self._run, self._data, self._kept = metric, run, data, kept
         self._budget = budget
         self._originals: dict[tuple[Part, frozenset[int] | None], Original] = {}
 
@@ -147,7 +153,8 @@ class DataJudge:
         batches = _Chosen.of(self._data.part(part), chosen)
         walks = 1 if (part, chosen) in self._originals else 2
         if walks == 2:
-            self._originals[part, chosen] = self._remember(batches, progress)
+            question = f"{part.value} {'all' if chosen is None else sorted(chosen)}"
+            self._originals[part, chosen] = self._known(question, batches, progress)
         original, tally = self._originals[part, chosen], Tally(self.rule)
         done, total = (walks - 1) * batches.samples, walks * batches.samples
         truths = iter(original.truths)
@@ -160,6 +167,14 @@ class DataJudge:
             if progress is not None:
                 progress(done, total)
         return tally.difference()
+
+    def _known(
+        self, question: str, batches: Batches | _Chosen, progress: Progress | None
+    ) -> Original:
+        """What is kept; of an original that is itself the truth nothing is: it may be large."""
+        if self._kept is None or self.rule.against is Against.ORIGINAL:
+            return self._remember(batches, progress)
+        return Original(self._kept.rows(question, lambda: self._remember(batches, progress).rows))
 
     def _remember(self, batches: Batches | _Chosen, progress: Progress | None) -> Original:
         found, done = Original(), 0
