@@ -56,6 +56,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "insert-exits": "optc.passes.early_exit.insert_exits:InsertExits",
         "assign-layout": "optc.passes.layout.assign_layout:AssignLayout",
         "fuse": "optc.passes.fusion.fuse:Fuse",
+        "split-weights": "optc.passes.memory.split_weights:SplitWeights",
         "map-memory": "optc.passes.memory.map_memory:MapMemory",
         "reorder-nodes": "optc.passes.memory.reorder_nodes:ReorderNodes",
     }

@@ -1,0 +1,122 @@
+"""Layers cut by their outputs, so that weights larger than a window can be streamed in parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optc.ir.constant import Constant, Splat, constant, splat
+from optc.ir.graph import Node, Value
+from optc.ir.module import Module
+from optc.ir.ops import Concat, Conv, Dequantize, Linear
+from optc.ir.targets.target import Arch
+from optc.passes.base import Effect, Pass, PassContext
+from optc.passes.matching import made_by
+from optc.passes.rewrite import Answer, Miss, Rules, Site, rewrite_graph
+from optc.passes.weights import known
+
+_CODE = "N0323"
+_LARGE = 4  # a layer is large whose weights take more than one in so many of the budget's bytes
+_PART = 8  # parts take at most one in so many: one is multiplied by while others are read
+_STEP = 64  # outputs that stay together: whole panels of packed weights on every target
+
+
+@dataclass(frozen=True)
+class SplitWeights(Pass):
+    """Compute layers with large weights as several, each a share of the outputs, and join these.
+
+    A budget of memory streams weights through a window that holds at least those of one kernel. A
+    layer whose weights take more than a quarter of `budget` bytes is cut into parts of at most an
+    eighth; nothing is where all weights together take less than half of it. Parts are joined
+    without a copy where the outputs have one row. Runs behind the last clean-up, which would merge
+    the parts again.
+    """
+
+    name = "split-weights"
+    effect = Effect.ROUNDING  # each sum has the same terms, in the order of another kernel
+    budget: int = 0  # bytes; 0: nothing is cut
+
+    def run(self, module: Module, ctx: PassContext) -> Module:
+        """The module with its largest layers in parts."""
+        weights = sum(c.type.nbytes for graph in module.graphs for c in graph.constants.values())
+        streamed = 0 < self.budget < 2 * weights and ctx.target.arch is not Arch.CUDA
+        if not streamed:
+            return module
+
+        def cut(node: Node, site: Site) -> Answer:
+            return _cut(node, site, self.budget)
+
+        rules: Rules = {Linear: (cut,), Conv: (cut,)}
+        graphs = (rewrite_graph(graph, rules, ctx, code=_CODE) for graph in module.graphs)
+        return module.with_graphs(tuple(graphs))
+
+
+def _cut(node: Node, site: Site, budget: int) -> Answer:
+    """concat(layer(x, w[0:n], b[0:n]), layer(x, w[n:2n], b[n:2n]), ...)."""
+    x, weight, *bias = node.inputs
+    stored = _stored(site, weight)
+    outputs = weight.shape[0]
+    if _LARGE * stored <= budget or outputs <= _STEP:
+        return None
+    parts = -(-_PART * stored // budget)
+    step = -(-outputs // parts // _STEP) * _STEP
+    if isinstance(node.op, Conv) and node.op.groups != 1:
+        return Miss("its groups have weights of their own")
+    if not _divides(site, weight, step) or not known(site, *bias):
+        return Miss("its weights are no constant that can be cut")
+    site.ctx.remark(
+        _CODE,
+        f"{node.op.name} with {stored} bytes of weights cut into {-(-outputs // step)} parts of "
+        f"{step} outputs at most",
+        node.loc,
+    )
+    axis = 1 if isinstance(node.op, Conv) and not node.op.channels_last else x.type.rank - 1
+    made = []
+    for start in range(0, outputs, step):
+        rows = slice(start, min(start + step, outputs))
+        operands = [_rows(site, value, rows) for value in (weight, *bias)]
+        made.append(site.emit(node.op, x, *operands))
+    return site.emit(Concat(axis), *made)
+
+
+def _stored(site: Site, weight: Value) -> int:
+    """Bytes of a weight as it lies in memory: of its integers, where it is dequantized."""
+    node = made_by(site, weight, Dequantize)
+    return sum(value.type.nbytes for value in ((weight,) if node is None else node.inputs))
+
+
+def _divides(site: Site, weight: Value, step: int) -> bool:
+    """Whether a weight is a constant, or dequantized from some, that can be cut at `step` rows."""
+    node = made_by(site, weight, Dequantize)
+    values = (weight,) if node is None else node.inputs
+    return known(site, *values) and all(step % _share(value, weight) == 0 for value in values)
+
+
+def _share(value: Value, weight: Value) -> int:
+    """How many outputs share an entry of a parameter; 1 where all of them do, and none is cut."""
+    alone = value.type.rank == 0 or value.shape[0] == 1
+    return 1 if alone else weight.shape[0] // value.shape[0]
+
+
+def _rows(site: Site, value: Value, rows: slice) -> Value:
+    """The rows of a constant, or of what is dequantized from constants."""
+    node = made_by(site, value, Dequantize)
+    if node is None:
+        item = site.constant_of(value)
+        assert item is not None
+        return site.constant(_sliced(item, rows), value.hint)
+    parameters = []
+    for operand in node.inputs:
+        item = site.constant_of(operand)
+        assert item is not None
+        share = _share(operand, value)
+        cut = slice(rows.start // share, -(-rows.stop // share))
+        alone = operand.type.rank == 0 or operand.shape[0] == 1
+        parameters.append(operand if alone else site.constant(_sliced(item, cut), operand.hint))
+    return site.emit(node.op, *parameters)
+
+
+def _sliced(item: Constant, rows: slice) -> Constant:
+    if isinstance(item.source, Splat):
+        count = rows.stop - rows.start
+        return splat(item.source.value, item.type.with_shape((count, *item.type.shape[1:])))
+    return constant(item.array[rows], item.type.dtype)
