@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from optc.ir.constant import splat
+from optc.ir.dtype import DType, Kind
 from optc.ir.graph import Node
 from optc.ir.module import Module
 from optc.ir.ops import BINARY, Expand, Op, Reshape, ew
@@ -25,7 +26,7 @@ _IDEMPOTENT = (ew.Maximum, ew.Minimum, ew.BitwiseAnd, ew.BitwiseOr)
 
 @dataclass(frozen=True)
 class SimplifyArithmetic(Pass):
-    """Remove arithmetic that changes nothing: x * 1, x - 0, x / 1, a minus of a minus, and so on.
+    """Remove arithmetic that changes nothing: x * 1, x - 0, x & true, -(-x) and so on.
 
     Brings what stays into one form, which other passes rely on: constants on the right, x - c as
     x + (-c), x / 2 as x * 0.5, operands not broadcast before the op does it. `x + 0.0` stays, as
@@ -134,6 +135,20 @@ def _pow(node: Node, site: Site) -> Answer:
     return site.constant(splat(1, node.output.type)) if exponent == 0 else None
 
 
+def _bitwise(node: Node, site: Site) -> Answer:
+    """x & all ones, x | 0 and x ^ 0."""
+    a, b = node.inputs
+    item = site.constant_of(b)
+    if item is None or item.splat is None:
+        return None
+    idle = _all_ones(b.type.dtype) if isinstance(node.op, ew.BitwiseAnd) else 0
+    return fit(site, a, node.output.type) if item.splat == idle else None
+
+
+def _all_ones(dtype: DType) -> int:
+    return {Kind.BOOL: 1, Kind.SIGNED: -1}.get(dtype.kind, (1 << dtype.bits) - 1)
+
+
 def _same_operands(node: Node, site: Site) -> Answer:
     a, b = node.inputs
     return a if a is b else None
@@ -170,6 +185,9 @@ _OWN: dict[type[Op], tuple[Rule, ...]] = {
     ew.Pow: (_pow,),
     ew.Maximum: (_limit,),
     ew.Minimum: (_limit,),
+    ew.BitwiseAnd: (_bitwise,),
+    ew.BitwiseOr: (_bitwise,),
+    ew.BitwiseXor: (_bitwise,),
 }
 
 

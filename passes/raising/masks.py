@@ -34,6 +34,16 @@ def is_causal(site: Site, mask: Value, rows: int, columns: int) -> bool:
     return bool(np.all(np.where(visible, array == 0, array <= _HIDDEN)))
 
 
+def hides_nothing(site: Site, mask: Value) -> bool:
+    """Whether a mask that depends on constants alone leaves every score as it is."""
+    if mask.type.elements > _LARGEST:
+        return False
+    array = _evaluated(site, mask)
+    if array is None:
+        return False
+    return bool(np.all(array != 0 if mask.type.dtype is DType.BOOL else array == 0))
+
+
 def _evaluated(site: Site, value: Value) -> np.ndarray | None:
     """The content of a value that depends on constants alone, without storing it in the model."""
     nodes = _behind(site, value)

@@ -9,7 +9,7 @@ from optc.ir.module import Module
 from optc.ir.ops import Attention, Expand, MatMul, Op, Reshape, Softmax, Transpose, ew
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.matching import either, made_by, number, reshaped, scaled
-from optc.passes.raising.masks import is_causal, lowest
+from optc.passes.raising.masks import hides_nothing, is_causal, lowest
 from optc.passes.rewrite import Answer, Miss, Rules, Site, rewrite
 
 _CODE = "N0306"
@@ -20,10 +20,11 @@ class RaiseAttention(Pass):
     """Recognise attention: softmax(scale * q k^T + mask) v.
 
     The scale may stand on the scores, on q, on k or on both; the mask may be added or filled in
-    with `where`. A constant mask that hides exactly what lies ahead becomes `causal`. Keys and
-    values that are repeated for groups of heads are read unrepeated, also by attention that the
-    model spells as such. A row whose scores are all minus infinity gives 0 and not nan. Expects
-    products with their batch axes (simplify-matmul) and softmax raised.
+    with `where`. A constant mask that hides exactly what lies ahead becomes `causal`, one that
+    hides nothing goes, and one that was broadcast is taken as it was before. Keys and values that
+    are repeated for groups of heads are read unrepeated, also by attention that the model spells
+    as such. A row whose scores are all minus infinity gives 0 and not nan. Expects products with
+    their batch axes (simplify-matmul) and softmax raised.
     """
 
     name = "raise-attention"
@@ -166,15 +167,21 @@ def _unrepeated_once(site: Site, value: Value) -> Value | None:
 
 
 def _tidied(node: Node, site: Site) -> Answer:
-    """Attention that the model spelled as such, with its repeated keys or its causal mask."""
+    """Attention that the model spelled as such: repeated keys, masks that say little."""
     q, k, v, *masks = node.inputs
     assert isinstance(node.op, Attention)
     source, values = _unrepeated(site, k, v, q)
     if source is not k:
         return site.emit(node.op, q, source, values, *masks)
-    if masks and is_causal(site, masks[0], q.shape[-2], k.shape[-2]):
+    if not masks:
+        return None
+    if is_causal(site, masks[0], q.shape[-2], k.shape[-2]):
         return site.emit(replace(node.op, causal=True), q, k, v)
-    return None
+    if hides_nothing(site, masks[0]):
+        return site.emit(node.op, q, k, v)
+    # Attention broadcasts by itself: one row for all queries is read once a key.
+    wide = made_by(site, masks[0], Expand)
+    return None if wide is None else site.emit(node.op, q, k, v, wide.inputs[0])
 
 
 _RULES: Rules = {MatMul: (_attention,), Attention: (_tidied,)}

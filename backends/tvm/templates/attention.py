@@ -80,13 +80,12 @@ class AttentionPlan:
     def candidates(self) -> Sequence[Knobs]:
         """Vectors of queries by tiles of keys, as many as fit the registers beside them, or fewer.
 
-        One vector leaves most registers to keys, and scores that fit beside them in the first
-        cache; two share the broadcasts of keys, which pays where no mask is added to the scores.
+        Two vectors share the broadcasts of keys. One wastes less of what a causal mask hides.
         """
         keys = self.node.inputs[1].shape[-2]
         rows = -(-self.node.output.shape[-2] // self.target.lanes(DType.F32))
-        masked = len(self.node.inputs) > 3 or self.node.op.causal  # type: ignore[attr-defined]
-        order = (1, 2, 3, 4) if masked else (2, 1, 3, 4)
+        assert isinstance(self.node.op, AttentionOp)
+        order = (1, 2, 3, 4) if self.node.op.causal else (2, 1, 3, 4)
         found = []
         for vectors in order if rows > 1 else (1,):
             most = register_rows(self.target, vectors)
