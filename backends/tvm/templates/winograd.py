@@ -160,7 +160,7 @@ class WinogradPlan:
     def _blocks(self, knobs: WinogradKnobs) -> Iterator[WinogradKnobs]:
         """Register tiles and blocks of them, of at most all tiles."""
         tiles = Tiling(self.shape, knobs).tiles
-        most = min(tiles, register_rows(self.target, knobs.vectors))
+        most = min(tiles, self._most_rows(knobs.vectors))
 
         def wasted(rows: int) -> float:
             return -(-tiles // rows) * tile_cycles(rows, knobs.vectors, self.shape.inputs)
@@ -172,6 +172,16 @@ class WinogradPlan:
                 for share in Share:
                     yield replace(knobs, rows=rows, strips=count, unroll=unroll, share=share)
             yield replace(knobs, rows=rows, strips=strips, unroll=unroll, share=Share.CHANNELS)
+
+    def _most_rows(self, vectors: int) -> int:
+        """Of a register tile.
+
+        Where rows' elements take registers, LLVM's plainer models of ARM cores start loads of the
+        next step early and want two to spare, or they spill sums.
+        """
+        rows = register_rows(self.target, vectors)
+        spare = self.target.vector_registers - rows * (vectors + 1) - vectors
+        return rows - 1 if broadcasts_lanes(self.target) and spare < 2 and rows > 1 else rows
 
     def _unroll(self, rows: int, vectors: int) -> int:
         """Steps per iteration. They divide the depth: see `gemm`."""
