@@ -26,6 +26,7 @@ from optc.backends.tvm.templates.tile import Tile, drain
 
 _DTYPE = "float32"
 LOG2_E = 1.4426950408889634
+_PANELS = 8  # of values that are emitted one by one; more are a loop: code grows with them
 _LOWEST = -125.0  # weights below 2^-125 of the largest count as that
 # 2^r for |r| <= 1/2, relative error 1.6e-7: minimax with the first coefficient 1.
 _EXP2 = (1.0, 0.6931470632553101, 0.24022234976291656, 0.055506788194179535,
@@ -194,16 +195,23 @@ class _Block:
         self._mix_all(start, seen)
 
     def _mix_all(self, start: Expr, seen: Expr | int) -> None:
-        """The block's weighted sums of values, one register tile after the other."""
-        for panel, width in self._panels():
-            for run in _runs(self.rows, self.nest.rows_per_tile(-(-width // self.lanes))):
-                for row in range(run.first, run.first + run.repeat * run.size, run.size):
-                    self._mix(start, seen, row, run.size, panel, width)
+        """The block's weighted sums of values, in panels of two vectors."""
+        width = 2 * self.lanes
+        whole, rest = divmod(self.heads.width, width)
+        if whole > _PANELS:
+            with self.code.loop("panel", whole) as panel:
+                self._mix_rows(start, seen, panel * width, width)
+        else:
+            for panel in range(whole):
+                self._mix_rows(start, seen, as_index(panel * width), width)
+        if rest:
+            self._mix_rows(start, seen, as_index(whole * width), rest)
 
-    def _panels(self) -> list[tuple[int, int]]:
-        """(first, width) of panels of at most two vectors."""
-        limit = 2 * self.lanes
-        return [(at, min(limit, self.heads.width - at)) for at in range(0, self.heads.width, limit)]
+    def _mix_rows(self, start: Expr, seen: Expr | int, panel: Expr, width: int) -> None:
+        """A panel's weighted sums, one register tile after the other."""
+        for run in _runs(self.rows, self.nest.rows_per_tile(-(-width // self.lanes))):
+            for row in range(run.first, run.first + run.repeat * run.size, run.size):
+                self._mix(start, seen, row, run.size, panel, width)
 
     def _each(self, body: Callable[[tuple[Expr]], None]) -> None:
         with self.code.unrolled("v", self.vectors) as v:
@@ -324,7 +332,7 @@ class _Block:
         self.code.store(self.memory.totals, at, inverse)
 
     def _mix(
-        self, start: Expr, seen: Expr | int, row: int, rows: int, panel: int, width: int
+        self, start: Expr, seen: Expr | int, row: int, rows: int, panel: Expr, width: int
     ) -> None:
         """Weighted sums of values for `rows` rows and `width` columns."""
         code, heads, memory, lanes = self.code, self.heads, self.memory, self.lanes
@@ -367,12 +375,20 @@ class _Block:
         assert memory.mixed is not None
         self._each(self._invert)
         padded = -(-heads.width // lanes) * lanes
+        mixed, totals = memory.mixed, memory.totals
+
+        def finish(row: Expr, first: Expr, width: int) -> None:
+            with code.vector("lane", width) as lane:
+                value = mixed[row * padded + (first + lane)] * totals[row]
+                heads.finish(self.head, self.first + row, Lane(first, lane, width), value)
+
+        whole, rest = divmod(heads.width, lanes)
         with code.loop("row", self.rows) as row:
-            for first, width in Tile(1, heads.width, lanes).pieces():
-                with code.vector("lane", width) as lane:
-                    value = memory.mixed[row * padded + (first + lane)] * memory.totals[row]
-                    place = Lane(as_index(first), lane, width)
-                    heads.finish(self.head, self.first + row, place, value)
+            if whole:
+                with code.loop("v", whole) as v:
+                    finish(row, v * lanes, lanes)
+            for first, width in Tile(1, rest, lanes).pieces():
+                finish(row, as_index(whole * lanes + first), width)
 
 
 def _count(limit: Expr, run: _Run) -> Expr:

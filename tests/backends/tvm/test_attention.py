@@ -100,9 +100,22 @@ def test_shapes(target: str) -> None:
             heads((3, 16, 7), (3, 18, 7), 5),
             heads((1, 4, 1, 16), (1, 2, 50, 16), 16),
             heads((1, 6, 20, 16), (1, 2, 20, 16), 16, causal=True),
+            heads((2, 20, 310), (2, 18, 310), 310),
         ],
         target=target,
     )
+
+
+def test_code_does_not_grow_with_the_width() -> None:
+    """Attention across channels (XCiT, DaViT) has values as wide as an image has positions."""
+    sizes = []
+    for width in (400, 3200):
+        problem = Problem(heads((2, 32, width), (2, 32, width), width), frozenset(), host())
+        plan = Template().match(problem)
+        assert isinstance(plan, AttentionPlan)
+        emitted = plan.emit("kernel", plan.candidates()[0])
+        sizes.append(len(compile_functions([emitted.function], problem.target).data))
+    assert sizes[1] < 1.2 * sizes[0]
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
@@ -161,7 +174,7 @@ def test_spans_of_keys_are_rescaled(
     monkeypatch.setattr(AttentionPlan, "candidates", short)
     mask = (40, 53) if hides else None
     q, k = (2, 40, 8), (2, 53, 8)
-    check([heads(q, k, 12, causal=causal, mask=mask, hides=hides)])
+    check([heads(q, k, width, causal=causal, mask=mask, hides=hides) for width in (12, 300)])
 
 
 def test_large_scores_neither_overflow_nor_vanish() -> None:
