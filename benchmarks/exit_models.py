@@ -1,7 +1,8 @@
-"""Early exits on real data: what the artifact saves, and whether the budget holds.
+"""Early exits and routing on real data: what the artifact saves, and whether the budget holds.
 
-    python -m benchmarks.exit_models FOLDER [reviews] [fashion] [--drop 0.01] [--samples 4000]
-    python -m benchmarks.exit_models FOLDER reviews --measure    # again what was compiled before
+    python -m benchmarks exits FOLDER [reviews] [fashion] [--drop 0.01] [--samples 4000]
+    python -m benchmarks exits FOLDER reviews --measure    # again what was compiled before
+    python -m benchmarks exits FOLDER reviews --route quantize   # small: these passes; large: none
 
 FOLDER has the data packages unpacked and keeps trained weights (see `models/exiting.py`). Exits are
 chosen on the calibration part; both artifacts then run every held-out sample in turns, one call
@@ -39,8 +40,10 @@ from optc.passes.base import run_passes
 from optc.passes.calibration import Batches
 from optc.passes.early_exit.decision import Decision
 from optc.passes.early_exit.insert_exits import InsertExits
+from optc.passes.early_exit.route_to import RouteTo
+from optc.passes.pipeline import Pipeline
 from optc.passes.quality import Part
-from optc.passes.standard import CANONICALIZE, RAISE
+from optc.passes.standard import CANONICALIZE, LOWER, RAISE
 from optc.quality.evidence import DataRequest, Evidence
 from optc.quality.metrics import Accuracy
 from optc.quality.runners import ports_of
@@ -116,12 +119,41 @@ def show(name: str, folder: Path, own: bool, decisions: Sequence[str], samples: 
         for decision in decisions:
             if (kept / decision).exists():
                 with optc.load(kept / decision) as artifact:
-                    print(row(name, own, decision, plain, artifact, batches, output), flush=True)
+                    heads = "own" if own else "fitted"
+                    print(row(name, heads, decision, plain, artifact, batches, output), flush=True)
+
+
+def route(
+    name: str, folder: Path, passes: Sequence[str], drop: float, samples: int, measured: bool
+) -> None:
+    """What `optc route` makes of a model: smaller by passes, with itself behind, and a row each."""
+    module, data, output = MODELS[name](folder, False, samples)
+    target = find_target("host")
+    kept = folder / "compiled" / f"{name}-{samples}"
+    if not measured:
+        evidence = Evidence(module, DataRequest(dict(data), None, f"accuracy@{output}", drop))
+        optc.compile(module, target, out=kept / "large")
+        context = pass_context(target, evidence=evidence)
+        raised = run_passes(module, (*CANONICALIZE, *RAISE), context)
+        for text in passes:
+            small = (*Pipeline.parse(text).passes, RouteTo(module, output), *LOWER)
+            optc.compile(run_passes(raised, small, context), target, out=kept / _folder_of(text))
+            said = [item.message for item in context.diagnostics if item.code == "N0340"]
+            print(f"<!-- {said[-1]} -->", flush=True)
+    batches = open_dataset(data, ports_of(module.inputs)).part(Part.HELD_OUT)
+    with optc.load(kept / "large") as large:
+        for text in passes:
+            with optc.load(kept / _folder_of(text)) as artifact:
+                print(row(name, f"small: `{text}`", "energy", large, artifact, batches, output))
+
+
+def _folder_of(passes: str) -> str:
+    return "route-" + "".join(sign if sign.isalnum() else "-" for sign in passes)
 
 
 def row(
     name: str,
-    own: bool,
+    heads: str,
     decision: str,
     plain: Artifact,
     artifact: Artifact,
@@ -161,7 +193,7 @@ def row(
     counts = [ways.count(way) / len(ways) for way in (*artifact.exits, END)]
     cells = (
         name,
-        "own" if own else "fitted",
+        heads,
         decision,
         str(len(ways)),
         f"{found.before.value:.4f}",
@@ -177,7 +209,7 @@ def row(
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -187,15 +219,21 @@ def main() -> None:
     parser.add_argument("--decision", action="append")
     parser.add_argument("--fitted", action="store_true", help="fit heads, as if there were none")
     parser.add_argument("--measure", action="store_true", help="run what is compiled already")
-    options = parser.parse_args()
+    parser.add_argument("--route", action="append", help="passes that make the small model")
+    options = parser.parse_args(arguments)
     decisions = options.decision or [decision.value for decision in Decision]
     print(HEADER)
     for name in options.models:
+        if options.route:
+            passes = options.route
+            route(name, options.folder, passes, options.drop, options.samples, options.measure)
+            continue
         if options.measure:
             show(name, options.folder, not options.fitted, decisions, options.samples)
             continue
         measure(name, options.folder, not options.fitted, decisions, options.drop, options.samples)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

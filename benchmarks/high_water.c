@@ -1,5 +1,7 @@
 /* Runs an artifact and prints what the system says: kilobytes, milliseconds, a digest of the outputs.
-   Compiled with -DPREFIX=<the model's prefix> against its model.h and model.so. */
+   Compiled with -DPREFIX=<the model's prefix> against its model.h and model.so. Arguments: the artifact, runs,
+   and parameters to set to infinity: thresholds of exits that are then never taken. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +52,8 @@ int main(int count, char **arguments)
         fprintf(stderr, "%s\n", MODEL(_last_error)());
         return 1;
     }
+    for (int i = 3; i < count; ++i)
+        if (MODEL(_set_parameter)(model, arguments[i], INFINITY) != OPTC_OK) return 1;
     for (int i = 0; i < MODEL(_input_count)(); ++i) inputs[i] = buffer(MODEL(_input)(i));
     for (int i = 0; i < MODEL(_output_count)(); ++i) outputs[i] = buffer(MODEL(_output)(i));
     if (MODEL(_bench)(model, inputs, outputs, runs, times) != OPTC_OK) {

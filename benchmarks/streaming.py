@@ -77,6 +77,15 @@ def runs(artifacts: Sequence[Path]) -> list[Run]:
     ]
 
 
+def most_memory(artifact: Path) -> int:
+    """Bytes that the system counts at most (VmHWM) for a C process which runs it to the end."""
+    states = _manifest(artifact)["states"]
+    never = [state["name"] for state in states if state.get("parameter")]
+    command = (str(built(artifact)), str(artifact), str(RUNS), *never)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[1]) * 1024
+
+
 def prepare(name: str, folder: Path) -> None:
     """Build the kernels once, and write an artifact for mapped weights and for each budget."""
     model, inputs = MODELS[name].make()

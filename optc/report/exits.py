@@ -63,7 +63,9 @@ def picture(plan: ExitPlan) -> str:
     _, budget = at(low, 100 * plan.budget)
     body.append(f'<path class="budget" d="M{LEFT} {budget:.1f}H{WIDTH - RIGHT}"/>')
     label = f"budget {100 * plan.budget:g} %"
-    body.append(f'<text x="{LEFT + 6}" y="{budget - 5:.1f}">{label}</text>')
+    # Below its line at the right: careful thresholds are above it, and bold ones at the left.
+    end = f'x="{WIDTH - RIGHT - 6}" y="{budget + 14:.1f}" text-anchor="end"'
+    body.append(f"<text {end}>{label}</text>")
     body.append(f'<path class="line" d="{_path(at(x, y) for x, y in shown)}"/>')
     body += [_dot(*at(x, y), "point", 3) for x, y in shown]
     chosen = [p for p in plan.curve if p.chosen]

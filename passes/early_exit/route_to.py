@@ -27,6 +27,7 @@ from optc.passes.early_exit.price import total
 from optc.passes.early_exit.route import NAME, Route, check_pair, routed
 from optc.passes.early_exit.study import BUDGET
 from optc.passes.early_exit.thresholds import Policy, Prices, Trials, choose
+from optc.passes.precision.integerize import Integerize
 from optc.passes.standard import CANONICALIZE, RAISE
 
 PROPOSE = 0.35  # of the calibration calls; the rest confirms
@@ -164,7 +165,10 @@ class _Choice:
         return Prices((0.0, 1.0), (small / (groups * large or 1.0),))
 
     def _work(self, module: Module) -> float:
-        return total((n for graph in module.graphs for n in graph.nodes), self.ctx.target)
+        """Of the kernels that a model becomes: what is quantized multiplies bytes there."""
+        quiet = replace(self.ctx, observers=(), diagnostics=[])
+        made = run_passes(module, (Integerize(),), quiet)
+        return total((n for graph in made.graphs for n in graph.nodes), self.ctx.target)
 
     def _record(
         self, policy: Policy, proposed: Sequence[Policy], test: Trials, prices: Prices

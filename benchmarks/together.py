@@ -1,0 +1,203 @@
+"""All four families in one artifact, beside each alone: `python -m benchmarks together`.
+
+    python -m benchmarks together --data FOLDER --prepare   # compile, judge, emulate; resumes
+    python -m benchmarks together --data FOLDER             # time what is there, write the table
+
+FOLDER as for `exit_models`. Every variant is compiled within 2 % on the same data; the times are of
+one process that calls them in turns with held-out samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+from benchmarks.emulated import agreement, emulate
+from benchmarks.exit_models import MODELS
+from benchmarks.variants import Facts, Subject, Timed, Variant, is_prepared, prepare, timed
+from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.detect import host
+from optc.passes.quality import Verdict
+
+RESULTS = Path(__file__).parent / "results" / "together.md"
+BUDGET, MEMORY = 0.02, "32MB"
+MACHINE, SAMPLES = "cortex-a76", 24
+WORDS = {Verdict.HELD: "holds", Verdict.BROKEN: "does not hold", Verdict.OPEN: "cannot be told"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model is made small, by family, and how many calls are timed.
+
+    `share` is what exits may spend of the budget, all else before them included, where precision
+    comes behind them.
+    """
+
+    name: str
+    prune: str
+    exits: str
+    precision: str
+    calls: int
+    share: float = 0.8
+
+    @property
+    def whole(self) -> str:
+        """The pipeline of all of them."""
+        exits = self.exits.replace("}", f",share={self.share:g}}}")
+        return f"{self.prune},{exits},{self.precision}"
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "fashion": Setting(
+        "Fashion-MNIST CNN",
+        "prune-channels{ratio=0.3},reconstruct-weights",
+        "insert-exits{n=2}",
+        "assign-precision",
+        3000,
+    ),
+    "reviews": Setting(
+        "MiniLM reviews",
+        "prune-channels{ratio=0.05},reconstruct-weights",
+        "insert-exits{n=2}",
+        "quantize",
+        800,
+    ),
+}
+
+
+def subject_of(name: str, folder: Path, samples: int = 1 << 20) -> Subject:
+    """A model with its own exit heads, and samples that it was not trained on."""
+    module, data, output = MODELS[name](folder, True, samples)
+    return Subject(SETTINGS[name].name, module, data, f"accuracy@{output}")
+
+
+def variants_of(name: str) -> tuple[Variant, ...]:
+    """None of the families, each alone, and all of them."""
+    way = SETTINGS[name]
+    alone = {"f32": "", "prune": way.prune, "exits": way.exits, "precision": way.precision}
+    single = (Variant(key, passes, budget=BUDGET) for key, passes in alone.items())
+    return (*single, Variant("all", way.whole, MEMORY, BUDGET))
+
+
+def elsewhere(name: str) -> Variant:
+    """The same for another machine."""
+    return replace(variants_of(name)[-1], key=f"all-{MACHINE}")
+
+
+HEADS = (
+    "passes", "lost, points (95 %)", "budget of 2 points", "weights and code, MB",
+    "peak, MB", "counted, MB", "p50, ms", "p99, ms", "mean, ms", "of f32",
+)  # fmt: skip
+
+
+def rows(name: str, folder: Path, found: Sequence[Timed]) -> Iterator[list[str]]:
+    """A line for each variant."""
+    for variant, time in zip(variants_of(name), found, strict=True):
+        facts = Facts.read(folder / name / variant.key / "facts.json")
+        cells = [str(variant), facts.drop, WORDS[facts.verdict], *numbers(time)]
+        yield cells
+
+
+def numbers(time: Timed) -> list[str]:
+    """Sizes and times as tables have them."""
+    sizes = (f"{value:.3g}" for value in (time.size, time.planned, time.counted))
+    times = (f"{value:.3g}" for value in (time.p50, time.p99, time.mean))
+    return [*sizes, *times, f"{time.ratio:.2f}"]
+
+
+COLUMNS = (
+    "Every variant is `optc compile MODEL --data SAMPLES --accuracy-drop 2% -p PASSES`; three "
+    "tenths of the samples are for passes to learn from, the others say what is lost, paired with "
+    "the original's answers. Variants of a model are called in turns in one process, each with the "
+    "same held-out samples; `of f32` is of mean times. `peak` is what the manifest says of a "
+    "process that runs it, `counted` the most that the system counted (VmHWM) of a C program that "
+    "takes no exit."
+)
+
+
+def page(sections: Sequence[str]) -> str:
+    """The whole table."""
+    machine = host()
+    head = (
+        f"# All four families in one artifact\n\n{date.today()}, {machine.description}, "
+        f"{machine.cores} threads, batch 1: `python -m benchmarks together --data FOLDER "
+        f"--prepare`, then without `--prepare`.\n\n{COLUMNS}\n"
+    )
+    return "\n".join([head, *sections])
+
+
+def section(name: str, subject: Subject, folder: Path, found: Sequence[Timed]) -> str:
+    """A model's table, and what qemu said."""
+    facts = Facts.read(folder / name / "all" / "facts.json")
+    other = Facts.read(folder / name / elsewhere(name).key / "facts.json")
+    agreed = agreement(elsewhere(name), folder / name)
+    calls = sum(facts.exits.values())
+    ways = ", ".join(f"{way} {count / max(1, calls):.0%}" for way, count in facts.exits.items())
+    lines = [
+        f"## {subject.name}\n",
+        f"{facts.samples} held-out samples, original {100 * facts.original[0]:.2f} %.\n",
+        "| " + " | ".join(HEADS) + " |",
+        "|" + "---|" * len(HEADS),
+        *("| " + " | ".join(row) + " |" for row in rows(name, folder, found)),
+        f"\nWays out of the last: {ways}. Memory budget {MEMORY}: {facts.fit}.\n",
+        f"For {MACHINE} the same command loses {other.drop} points ({other.ran.partition(':')[0]}; "
+        f"{WORDS[other.verdict]}); {other.fit}. Its artifact under qemu, the reference beside it: "
+        f"{agreed}.\n",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile, or time and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="*", default=list(SETTINGS))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("build/variants"))
+    parser.add_argument("--samples", type=int, default=1 << 20, help="fewer, for a trial")
+    parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--only", action="append", help="prepare the variants of these keys")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args(arguments)
+    folder = given.work.absolute()
+    sections = []
+    for name in given.models:
+        subject = subject_of(name, given.data, given.samples)
+        if given.prepare:
+            prepared(name, subject, folder / name, given.only)
+            continue
+        found = timed(subject, variants_of(name), folder / name, SETTINGS[name].calls)
+        sections.append(section(name, subject, folder, found))
+        print(sections[-1], flush=True)
+    if sections:
+        given.results.write_text(page(sections))
+    return 0
+
+
+def prepared(name: str, subject: Subject, folder: Path, only: Sequence[str] | None) -> None:
+    """Compile what is not there yet."""
+    other = elsewhere(name)
+    wanted = [v for v in (*variants_of(name), other) if not only or v.key in only]
+    missing = [variant for variant in wanted if not is_prepared(variant, folder)]
+    evidence = subject.evidence(BUDGET) if missing else None
+    for variant in missing:
+        assert evidence is not None
+        if variant == other:
+            emulate(subject, evidence, variant, folder, MACHINE, SAMPLES)
+            print(agreement(variant, folder))
+        else:
+            prepare(subject, evidence, variant, folder, find_target("host"))
+        said(folder / variant.key)
+
+
+def said(folder: Path) -> None:
+    """Print what a compilation found."""
+    facts = Facts.read(folder / "facts.json")
+    words = (facts.variant, facts.drop, WORDS[facts.verdict], facts.exits, facts.fit)
+    print(*words, f"{facts.seconds:.0f} s", sep=" | ", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
