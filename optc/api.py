@@ -68,6 +68,7 @@ def compile(
     metric: str | None = None,
     accuracy_drop: float | None = None,
     memory: str | int | None = None,
+    measure_passes: bool = False,
 ) -> Compiled:
     """Compile a captured module, or what `capture` takes without inputs, for a target.
 
@@ -83,6 +84,9 @@ def compile(
 
     `memory` is a budget, in bytes or as `64MB`: weights are streamed where that makes it hold, and
     E0530 says what is in the way where nothing does.
+
+    With `measure_passes` the result's `passes` say what each lossy one made of the latency by the
+    clock, and its `timings` what all of them did.
     """
     from optc.backends.aot.build import Emit
     from optc.driver import Options, compile_module
@@ -103,6 +107,7 @@ def compile(
         records=known,
         data=asked,
         memory=budget,
+        measure_passes=measure_passes,
     )
     return compile_module(module, machine, Path(out) if out else _temporary(), options)
 

@@ -34,11 +34,25 @@ if TYPE_CHECKING:
     from optc.autotune.choice import Recorded
     from optc.backends.tvm.cuda.kernel import CudaKernelBuilder
     from optc.backends.tvm.kernel import KernelBuilder
+    from optc.measured_passes import Timings
     from optc.memory import Fit
     from optc.passes.early_exit.plan import ExitPlan
     from optc.quality.evidence import DataRequest, Evidence, Measured
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
+FIRST: tuple[Pass, ...] = (
+    *CANONICALIZE,  # fold, merge, simplify
+    *RAISE,  # softmax, norms, activations and attention from their parts
+)
+# What the user asked for comes here.
+LAST: tuple[Pass, ...] = (
+    *LOWER,  # decompose what no kernel takes
+    AssignLayout(),  # channels last where it pays
+    *CANONICALIZE,  # what layouts and the user's passes left behind
+    UnpackNibbles(),  # 4-bit weights, two in a byte
+    Fuse(),  # nodes into tasks, one kernel each
+    ReorderNodes(),  # in an order that needs less memory at once
+)
 
 
 @dataclass(frozen=True)
@@ -50,9 +64,9 @@ class Options:
     measured: kernels take the fastest settings in it, and the best guess where it says nothing.
     `data` is what passes may learn from, and what the artifact is judged on. `memory` is a budget
     in bytes: weights are streamed where that makes the artifact fit. With `judge_passes` each lossy
-    pass is judged on some calibration data, to say whether it paid. With `exact`, or a budget of
-    memory, convolutions keep to their definition: Winograd's way rounds differently and has larger
-    weights.
+    pass is judged on some calibration data, to say whether it paid; with `measure_passes` it is
+    timed as well, where this machine is the target. With `exact`, or a budget of memory,
+    convolutions keep to their definition: Winograd's way rounds differently and has larger weights.
     """
 
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -64,6 +78,7 @@ class Options:
     data: DataRequest | None = None
     memory: int | None = None
     judge_passes: bool = True
+    measure_passes: bool = False
 
     def machine(self, target: Target) -> Target:
         """The machine as kernels are built for it."""
@@ -85,21 +100,12 @@ class Compiled:
     fit: Fit | None = None  # in the memory budget, where there was one
     exits: tuple[ExitPlan, ...] = ()  # what passes decided about leaving early
     passes: tuple[PassRecord, ...] = ()  # every run of a pass; of lossy ones, whether it paid
+    timings: Timings | None = None  # beside the original's, where that was asked for
 
 
 def passes_of(options: Options) -> tuple[Pass, ...]:
     """Every pass of a compilation, in order."""
-    return (
-        *CANONICALIZE,  # fold, merge, simplify
-        *RAISE,  # softmax, norms, activations and attention from their parts
-        *options.pipeline.passes,  # what the user asked for
-        *LOWER,  # decompose what no kernel takes
-        AssignLayout(),  # channels last where it pays
-        *CANONICALIZE,  # what layouts and the user's passes left behind
-        UnpackNibbles(),  # 4-bit weights, two in a byte
-        Fuse(),  # nodes into tasks, one kernel each
-        ReorderNodes(),  # in an order that needs less memory at once
-    )
+    return (*FIRST, *options.pipeline.passes, *LAST)
 
 
 def compile_module(
@@ -125,6 +131,7 @@ def compile_module(
     from optc.backends.aot.package import write_artifact
     from optc.backends.assemble import assemble
     from optc.backends.tvm.builder import kernel_builder
+    from optc.measured_passes import Milestones, Trial, building_once
     from optc.report.html import render
 
     clock = _Clock(progress)
@@ -134,17 +141,20 @@ def compile_module(
     evidence = evidence or _evidence(source, options, clock)
     context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
     payoffs = _payoffs(target, evidence, options, context.exits)
-    history, times = History(), PassTimes(payoffs)
+    history, times, milestones = History(), PassTimes(payoffs), Milestones()
     with clock.stage("passes"):
         passes = passes_of(options)
-        lowered = run_passes(module, passes, context, (history, times, *observers))
+        lowered = run_passes(module, passes, context, (history, times, milestones, *observers))
     if tune is not None:
         tune(lowered)
     recorded = _recorded(builder, target, options)
+    build = building_once(
+        lambda jobs: builder.build(jobs, lambda done: clock.tick("kernels", done, len(jobs)))
+    )
     with clock.stage("kernels"), _reproducible(lowered):
         program = assemble(
             lowered,
-            lambda jobs: builder.build(jobs, lambda done: clock.tick("kernels", done, len(jobs))),
+            build,
             target,
             {
                 "optc": version("optc"),
@@ -155,9 +165,18 @@ def compile_module(
     program, fit = _fitted(program, options)
     diagnostics = (*context.diagnostics, *builder.diagnostics)
     quality = _measure(evidence, lowered, program, options, clock) if evidence else None
+    timings = None
+    if options.measure_passes:
+        with clock.stage("timing"):
+            plain = pass_context(target, exact=options.exact, seed=options.seed)
+            trial = Trial(plain, FIRST, LAST, build, options.cache)
+            batches = evidence.calibration.batches if evidence else None
+            timings = trial.timings(program, source, milestones.pairs, batches)
+    records = timings.told(times.records) if timings else times.records
     with clock.stage("package"):
         exits = tuple(context.exits)
-        page = render(source, lowered, program, target, times.records, diagnostics, quality, exits)
+        facts = (records, diagnostics, quality, exits, timings)
+        page = render(source, lowered, program, target, *facts)
         extra = {
             **history.files(module),
             "lock.json": _lock(module, target, options, passes, recorded, evidence),
@@ -174,7 +193,8 @@ def compile_module(
         quality,
         fit,
         exits,
-        passes=tuple(times.records),
+        passes=tuple(records),
+        timings=timings,
     )
 
 

@@ -1,9 +1,10 @@
 """Did each pass pay: what every lossy pass changed, and what that cost.
 
 Quality is judged on some of the calibration part, as the held-out part is for the last word; a run
-of `CALLS` batches per pass is what this takes. Latency is a model: the roofline of ir/cost on a
-machine of the target's vectors and cores, its caches as large as the target says. It is the same in
-every compilation, and tells which way a pass goes, not milliseconds.
+of `CALLS` batches per pass is what this takes. Latency is a model, where it is not measured (see
+`measured_passes`): the roofline of ir/cost on a machine of the target's vectors and cores, its
+caches as large as the target says. It is the same in every compilation, and tells which way a pass
+goes, not milliseconds.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from optc.passes.base import Effect, Latency, Pass, PassContext
 from optc.passes.early_exit.plan import ExitPlan
 from optc.passes.precision.integerize import Integerize
 from optc.passes.quality import Difference, Judge, Part
+from optc.turns import Pair
 
 CYCLES = 2.5e9  # a second; only the proportion to BANDWIDTH matters
 FMA_UNITS = 2
@@ -66,10 +68,13 @@ class Payoff:
     after: State
     judging: float  # seconds that judging it took
     expected: float | None = None  # of a pass that added exits: mean work of a call, as a share
+    measured: Pair | None = None  # as artifacts, where this machine runs them
 
     @property
     def latency(self) -> float:
-        """Modelled time after over before; where calls may end early, of a call on the average."""
+        """Time after over before; where calls may end early, of a call on the average."""
+        if self.measured is not None:
+            return self.measured.ratio
         if self.expected is not None:
             return self.expected
         return self.after.seconds / self.before.seconds if self.before.seconds else 1.0
@@ -83,8 +88,9 @@ class Payoff:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it paid."""
-        if self.latency < FASTER:
+        """Whether it paid; what is measured is faster where most turns say so."""
+        sure = self.measured is None or self.measured.high < 1
+        if self.latency < FASTER and sure:
             return Verdict.FASTER
         if self.after.weight_bytes < FASTER * self.before.weight_bytes:
             return Verdict.SMALLER
@@ -103,11 +109,8 @@ class Payoffs:
     _last: tuple[Module, State] | None = None
 
     def of(self, step: Pass, before: Module, after: Module) -> Payoff | None:
-        """What a pass changed, if it is lossy and changed something.
-
-        `integerize` finishes what others quantized: its gain is theirs.
-        """
-        if step.effect is not Effect.LOSSY or after is before or isinstance(step, Integerize):
+        """What a pass changed, if it is judged."""
+        if not is_judged(step, before, after):
             return None
         start = time.perf_counter()
         known = self._last is not None and self._last[0] is before
@@ -126,6 +129,15 @@ class Payoffs:
         seconds = modelled_seconds(module, self.target)
         exits = sum(not isinstance(step, Run) for step in module.flow.steps)
         return State(facts.parameters, facts.weight_bytes, facts.macs, seconds, lost, exits)
+
+
+def is_judged(step: Pass, before: Module, after: Module) -> bool:
+    """Whether a pass is lossy and changed something.
+
+    `integerize` finishes what others quantized: its gain is theirs.
+    """
+    lossy = step.effect is Effect.LOSSY and not isinstance(step, Integerize)
+    return lossy and after is not before
 
 
 def spread(calls: int) -> frozenset[int] | None:

@@ -73,11 +73,11 @@ def show_closing(compiled: Compiled, latency: Latency) -> None:
 
     before, after = inspect_module(compiled.source), inspect_module(compiled.module)
     table = plain_table("", "model", "artifact")
-    facts = (compiled.manifest, compiled.seconds, latency, compiled.quality, compiled.fit)
-    for row in closing_rows(before, after, *facts):
+    measured = (latency, compiled.quality, compiled.fit, compiled.timings)
+    for row in closing_rows(before, after, compiled.manifest, compiled.seconds, *measured):
         table.add_row(row.label, row.before, row.after)
     console().print(table)
-    show_payoffs(compiled.passes)
+    show_payoffs(compiled)
     console().print(f"wrote {compiled.path}")
 
 

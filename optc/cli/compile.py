@@ -18,6 +18,7 @@ from optc.cli.options import (
     capture_options,
     memory_option,
     output_option,
+    payoff_options,
     pipeline_option,
     read_module,
     target_option,
@@ -97,11 +98,7 @@ NOTEWORTHY = 0.05  # seconds from which a pass that changed nothing has its own 
     is_flag=True,
     help="Show why things were or were not done; report.html has them too.",
 )
-@click.option(
-    "--judge-passes/--no-judge-passes",
-    default=True,
-    help="With --data, judge on calibration samples whether each lossy pass paid.",
-)
+@payoff_options
 @click.option(
     "--bench/--no-bench", default=True, help="Time the artifact when it runs on this machine."
 )
@@ -128,6 +125,7 @@ def compile_command(
     time_passes: bool,
     remarks: bool,
     judge_passes: bool,
+    measure_passes: bool,
     bench: bool,
     dry_run: bool,
 ) -> None:
@@ -140,7 +138,13 @@ def compile_command(
     check_writable(output)
     options = _options(kinds, pipeline, exact)  # read now: a typing error must not cost a capture
     options, wishes = _tuning(
-        replace(options, data=request, memory=memory, judge_passes=judge_passes),
+        replace(
+            options,
+            data=request,
+            memory=memory,
+            judge_passes=judge_passes,
+            measure_passes=measure_passes,
+        ),
         machine,
         effort,
         records,

@@ -57,6 +57,25 @@ def pipeline_option() -> Decorator:
     )
 
 
+def payoff_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--judge-passes` and `--measure-passes`: whether each lossy pass paid."""
+    for decorate in (
+        click.option(
+            "--measure-passes",
+            is_flag=True,
+            help="Time the model before and after each lossy pass, and the original beside the "
+            "artifact, where this machine is the target; else latency is modelled.",
+        ),
+        click.option(
+            "--judge-passes/--no-judge-passes",
+            default=True,
+            help="With --data, judge on calibration samples whether each lossy pass paid.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
 def memory_option(help: str) -> Decorator:
     """`--memory`, as bytes."""
 

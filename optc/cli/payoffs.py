@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from optc.cli.terminal import console, plain_table
 
 if TYPE_CHECKING:
-    from optc.observers import PassRecord
+    from optc.driver import Compiled
 
 
-def show_payoffs(passes: Sequence[PassRecord]) -> None:
+def show_payoffs(compiled: Compiled) -> None:
     """Print it; nothing where no lossy pass changed anything."""
     from optc.report.payoff import HEADS, payoff_rows, payoff_words
 
-    rows = list(payoff_rows(passes))
+    rows = list(payoff_rows(compiled.passes))
     if not rows:
         return
     table = plain_table(*HEADS)
     for row in rows:
         table.add_row(*row.cells)
     console().print(table)
-    console().print(payoff_words(passes))
+    console().print(payoff_words(compiled.passes, compiled.timings))

@@ -15,6 +15,7 @@ from optc.cli.options import (
     capture_options,
     memory_option,
     output_option,
+    payoff_options,
     pipeline_option,
     read_module,
     target_option,
@@ -62,11 +63,7 @@ DECISIONS = ("energy", "maxprob", "entropy", "margin")
 @data_options
 @capture_options
 @click.option("--remarks", is_flag=True, help="Show why things were or were not done.")
-@click.option(
-    "--judge-passes/--no-judge-passes",
-    default=True,
-    help="With --data, judge on calibration samples whether each lossy pass paid.",
-)
+@payoff_options
 @click.option(
     "--bench/--no-bench", default=True, help="Time the artifact when it runs on this machine."
 )
@@ -86,6 +83,7 @@ def route_command(
     example: Path | None,
     remarks: bool,
     judge_passes: bool,
+    measure_passes: bool,
     bench: bool,
 ) -> None:
     """Compile SMALL with LARGE behind it: LARGE runs where SMALL is not sure (E-LANG).
@@ -115,6 +113,7 @@ def route_command(
             data=request,
             memory=memory,
             judge_passes=judge_passes,
+            measure_passes=measure_passes,
         )
         compiled = compile_module(
             first, machine, output, options, progress=progress, original=original

@@ -1,7 +1,7 @@
 """report.html: one page without outside parts that says what was done to a model, and why not more.
 
 It goes into the artifact, so it holds nothing that a second compilation would find otherwise: sizes
-and counts, no clock.
+and counts, no clock, unless the user asked that passes be timed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from optc.observers import PassRecord
 from optc.report.exits import exit_lines, picture
 from optc.report.memory_map import STYLE, MemoryMap, culprit_rows, map_svg
 from optc.report.numbers import bytes_text, count_text
-from optc.report.payoff import HEADS, payoff_rows
+from optc.report.payoff import HEADS, how_timed, payoff_rows
 from optc.report.quality import quality_rows
-from optc.report.summary import size_rows
+from optc.report.summary import size_rows, timing_rows
 
 if TYPE_CHECKING:
+    from optc.measured_passes import Timings
     from optc.passes.early_exit.plan import ExitPlan
     from optc.quality.evidence import Measured
 
@@ -63,6 +64,7 @@ def render(
     diagnostics: Sequence[Diagnostic],
     quality: Measured | None = None,
     exits: Sequence[ExitPlan] = (),
+    timings: Timings | None = None,
 ) -> str:
     """The page, ending in a newline; equal inputs give equal text."""
     before, after = inspect_module(source), inspect_module(module)
@@ -83,10 +85,11 @@ def render(
         name=source.name,
         target=target,
         ports=(("input", source.inputs), ("output", source.outputs)),
-        sizes=list(size_rows(before, after, memory)),
+        sizes=[*size_rows(before, after, memory), *timing_rows(timings)],
         passes=[record for record in passes if record.changed],
         payoffs=list(payoff_rows(passes)),
         payoff_heads=HEADS,
+        timed=how_timed(timings) if timings is not None else "",
         idle=dict.fromkeys(record.name for record in passes if not record.changed),
         ops=_histograms(before, after),
         kernels=_kernels(program),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from optc.observers import PassRecord
 from optc.passes.quality import Scale
 from optc.payoff import Payoff, Verdict
 from optc.report.numbers import count_text, seconds_text
+from optc.turns import Pair
 
-HEADS = ("pass", "parameters", "multiply-adds", "latency, modelled", "lost", "did it pay?")
+if TYPE_CHECKING:
+    from optc.measured_passes import Timings
+
+HEADS = ("pass", "parameters", "multiply-adds", "latency", "lost", "did it pay?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +48,47 @@ def payoff_rows(records: Sequence[PassRecord]) -> Iterator[PayoffRow]:
             item.name,
             _change(before.parameters, after.parameters),
             _change(before.macs, after.macs),
-            f"{item.latency:.2f} times{' on average' if item.expected is not None else ''}",
+            _latency(item),
             _lost(item),
             item.verdict.value,
         )
 
 
-def payoff_words(records: Sequence[PassRecord]) -> str:
-    """What did not pay, by name, and what knowing it took; empty when no lossy pass ran."""
+def payoff_words(records: Sequence[PassRecord], timings: Timings | None = None) -> str:
+    """What did not pay, by name, and what knowing it took; empty when no lossy pass ran.
+
+    And why latency is modelled, where it was to be measured.
+    """
     payoffs = payoffs_of(records)
     if not payoffs:
         return ""
     idle = [item.name for item in payoffs if item.verdict is Verdict.NOTHING]
     words = f"did not pay: {', '.join(idle)}" if idle else "every lossy pass paid"
-    return f"{words} (judged in {seconds_text(sum(item.judging for item in payoffs))})"
+    judged = f"{words} (judged in {seconds_text(sum(item.judging for item in payoffs))})"
+    return f"{judged}\n{how_timed(timings)}" if timings is not None else judged
+
+
+def how_timed(timings: Timings) -> str:
+    """How latency was measured, or why it was not."""
+    if timings.whole is None:
+        return f"latency is modelled, nothing was timed: {timings.reason}"
+    plural = "s" if timings.threads > 1 else ""
+    return (
+        f"latency is measured side by side: medians, and ratios with their quartiles, of "
+        f"{timings.turns} turns of {timings.calls} calls, {timings.threads} thread{plural}"
+    )
+
+
+def _latency(item: Payoff) -> str:
+    if item.measured is None:
+        average = " on average" if item.expected is not None else ""
+        return f"{item.latency:.2f} times{average}, modelled"
+    return f"{seconds_text(item.measured.after.p50)}, {ratio_text(item.measured)}, measured"
+
+
+def ratio_text(pair: Pair) -> str:
+    """`0.62 times (0.61 to 0.64)`."""
+    return f"{pair.ratio:.2f} times ({pair.low:.2f} to {pair.high:.2f})"
 
 
 def _change(before: int, after: int) -> str:

@@ -12,6 +12,7 @@ from optc.report.numbers import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
     from optc.exits import Paths
+    from optc.measured_passes import Timings
     from optc.memory import Fit
     from optc.quality.evidence import Measured
 
@@ -61,6 +62,7 @@ def closing_rows(
     latency: Latency,
     quality: Measured | None = None,
     fit: Fit | None = None,
+    timings: Timings | None = None,
 ) -> Iterator[Row]:
     """The whole table: sizes, then what was measured in this run."""
     from optc.report.exits import path_rows
@@ -75,12 +77,27 @@ def closing_rows(
     )
     stages = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
     yield Row("compile time", "", f"{seconds_text(sum(seconds.values()))} ({stages})")
-    if latency.paths is None:
-        yield Row("latency", "", _latency(latency))
-    else:
+    yield from timing_rows(timings)
+    if latency.paths is not None:
         yield from path_rows(latency.paths)
+    elif timings is None or timings.whole is None:
+        yield Row("latency", "", _latency(latency))
     if quality is not None:
         yield from quality_rows(quality)
+
+
+def timing_rows(timings: Timings | None) -> Iterator[Row]:
+    """The original's latency beside the artifact's, where both were timed."""
+    from optc.report.payoff import ratio_text
+
+    if timings is None or timings.whole is None:
+        return
+    pair = timings.whole
+    before, after = (
+        f"p50 {seconds_text(side.p50)}, p99 {seconds_text(side.p99)}"
+        for side in (pair.before, pair.after)
+    )
+    yield Row("latency, side by side", before, f"{after}: {ratio_text(pair)}")
 
 
 def _latency(latency: Latency) -> str:
