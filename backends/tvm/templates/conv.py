@@ -17,19 +17,27 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.apart import SUMS
 from optc.backends.tvm.templates.conv_cost import tile_cost
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.convolve import Access, Convolve
 from optc.backends.tvm.templates.dot import BYTES, Dot, Words, dot_of, elementwise
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
-from optc.backends.tvm.templates.image import Image, ImageReader, channels_at_end
+from optc.backends.tvm.templates.image import (
+    FEW_CHANNELS,
+    Image,
+    ImageReader,
+    channels_at_end,
+    steps_of,
+)
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.taps import pieces
-from optc.backends.tvm.templates.tile import register_rows
+from optc.backends.tvm.templates.tile import broadcasts_lanes, register_rows
 from optc.backends.tvm.templates.words import WordReader, WordShape, in_words
+from optc.ir.dtype import DType
 from optc.ir.graph import Node
 from optc.ir.ops import Conv, ConvTranspose
 from optc.ir.targets.target import Target
@@ -95,7 +103,7 @@ class Convolution:
     """Template of convolutions with constant weights."""
 
     name: str = "conv"
-    version: int = 1
+    version: int = 2
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around one `conv` or `conv_transpose` whose weights are constant."""
@@ -153,6 +161,23 @@ class ConvPlan:
         """The loop bounds in words."""
         return self.words.shape
 
+    @cached_property
+    def apart(self) -> tuple[Dot, WordShape] | None:
+        """The same for sums that lie apart, of an image whose words are read where they lie."""
+        x, kinds = self.node.inputs[0], {value.type.dtype for value in self.node.inputs[:2]}
+        steps = steps_of(self.task.problem.body, x)
+        channels = channels_at_end(x.type.rank, self.shape.channels_last)[-1]
+        if kinds != {DType.F32} or steps is None or steps.steps[channels] != 1:
+            return None
+        if self.shape.inputs % SUMS or broadcasts_lanes(self.target):
+            return None
+        dot = replace(self.dot, group=SUMS, apart=True)
+        return dot, in_words(geometry(self.node), dot)
+
+    def ways(self, knobs: ConvKnobs) -> tuple[Dot, WordShape]:
+        """How these settings multiply and add, and the loop bounds."""
+        return self.apart if knobs.sums > 1 and self.apart else (self.dot, self.words)
+
     @property
     def lanes(self) -> int:
         """Sums in a vector."""
@@ -160,18 +185,27 @@ class ConvPlan:
 
     def cost(self, knobs: ConvKnobs) -> float:
         """Estimated cost, in slots of multiply-add issue."""
-        return tile_cost(self.shape, knobs, self.target, self.lanes, self.dot)
+        dot, words = self.ways(knobs)
+        return tile_cost(words.shape, knobs, self.target, self.lanes // dot.sums, dot)
 
     def candidates(self) -> Sequence[Knobs]:
         """Tiles by rising cost."""
         vectors = -(-self.shape.outputs // self.lanes)
         found = [tile for count in range(1, min(vectors, 8) + 1) for tile in self._tiles(count)]
+        doubled = -(-self.shape.outputs * SUMS // self.lanes)
+        # Where no lane would be idle and loads are few, sums apart only cost more at the end.
+        if self.apart and (doubled < SUMS * vectors or vectors == 1):
+            counts = range(min(2, doubled), min(doubled, 8) + 1)
+            tiles = [tile for count in counts for tile in self._tiles(count)]
+            found += [replace(tile, sums=SUMS) for tile in tiles]
         return sorted(found, key=self.cost)
 
     def _tiles(self, vectors: int) -> list[ConvKnobs]:
         limit = register_rows(self.target, vectors, self.dot)
-        if vectors == 1:  # so many broadcasts for one vector of weights that LLVM wants spares
-            limit -= 2
+        # So many broadcasts for one vector of weights, or so few steps that LLVM writes them all
+        # out, that it wants spares.
+        if vectors == 1 or self.shape.inputs < FEW_CHANNELS:
+            limit = max(1, limit - 2)
         widest = max(phase.count for phase in self.shape.axes[-1])
         found: list[ConvKnobs] = []
         for columns in {max(pieces(widest, size)) for size in range(max(1, limit // 2), limit + 1)}:
@@ -194,12 +228,13 @@ class ConvPlan:
 class _Emission:
     def __init__(self, plan: ConvPlan, knobs: ConvKnobs) -> None:
         self.plan, self.knobs, self.node = plan, knobs, plan.node
-        self.shape, self.dot = plan.shape, plan.dot
+        self.dot, self.words = plan.ways(knobs)
+        self.shape, self.lanes = self.words.shape, plan.lanes // self.dot.sums
         self.dtype = tvm_dtype(self.dot.sum)
         transposed = isinstance(self.node.op, ConvTranspose)
-        width = knobs.vectors * plan.lanes
+        width = knobs.vectors * self.lanes
         pack = ConvPack(
-            self.shape.groups, width, plan.lanes, transposed, self.dot.packing, plan.words.taps
+            self.shape.groups, width, self.lanes, transposed, self.dot.packing, self.words.taps
         )
         place = plan.task.problem.body.inputs.index(self.node.inputs[1])
         self.io: FusedEmitter = plan.task.emitter({place: pack})
@@ -209,11 +244,11 @@ class _Emission:
     def run(self, symbol: str) -> Emitted:
         cycles = self.plan.cost(self.knobs) / 2
         image = self._image(cycles > FORK_CYCLES)
-        step = self.plan.words.channels * (image.channel // image.group)
+        step = self.words.channels * (image.channel // image.group)
         access = Access(
             self.dot, image, step, self.packed, self._finish, self.plan.task.epilogue_size
         )
-        Convolve(self.code, self.shape, self.knobs, access, self.plan.lanes, cycles).run()
+        Convolve(self.code, self.shape, self.knobs, access, self.lanes, cycles).run()
         return may_alias(self.io.finish(self.code, symbol))
 
     def _image(self, parallel: bool) -> Image:
@@ -221,7 +256,7 @@ class _Emission:
         order = channels_at_end(x.type.rank, self.shape.channels_last)
         if self.dot.group > 1:
             return WordReader(
-                self.code, self.io, x, self.dot, plan.words, order, plan.target
+                self.code, self.io, x, self.dot, self.words, order, plan.target
             ).image()
         left = tvm_dtype(self.dot.left)
         return ImageReader(self.code, self.io, x, left, order, plan.lanes, parallel).image()

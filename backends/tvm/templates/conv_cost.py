@@ -7,9 +7,10 @@ of the best. Units are slots of multiply-add issue, two of which make a cycle.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, pairwise, product
 
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.dot import Dot
@@ -23,6 +24,9 @@ _FAR_LINE = 8.0
 _PAGE = 4096
 _CROWDED = 8  # lines in one set that leave no room for the weights
 _START = 100.0  # a tile's first and last steps, and finding out where it is
+_RUN = 2.0  # a position's results beside which other panels' will lie: lines are written in pieces
+_HALF = 0.5  # of both for sums that lie apart, which are half as many results
+_CODE = 1000.0  # of each kind of tile, which are fetched once
 _STORE = 3.0  # clearing and storing a vector of sums
 _MISFIT = 1.02  # weights from far that are not fetched ahead, an image read again for near ones
 _CASES = 1.05  # several rows per tile: more cases in the code
@@ -50,7 +54,12 @@ class _Estimate:
     @property
     def vector_bytes(self) -> int:
         """Weights of one vector of output channels."""
-        return self.shape.taps * self.shape.inputs * self.lanes * 4
+        return self.shape.taps * self.shape.inputs * self.lanes * self._word
+
+    @property
+    def _word(self) -> int:
+        """Bytes of a word."""
+        return 4 * self.knobs.sums
 
     @cached_property
     def near(self) -> int:
@@ -81,12 +90,36 @@ class _Estimate:
         shape, knobs = self.shape, self.knobs
         outer = shape.axes[: -1 if knobs.rows == 1 else -2]
         repeats = shape.batch * shape.groups * math.prod(sum(p.count for p in a) for a in outer)
-        panels = -(-self.vectors // knobs.vectors)
-        items = repeats * len(self.rows) * len(self.columns) * panels
-        uneven = -(-items // self.target.cores) * self.target.cores / items
+        tiles = repeats // shape.groups * len(self.rows) * len(self.columns)
+        uneven = self._uneven(tiles)
         far = self.vector_bytes * self.vectors * shape.groups > self.middle
         misfit = _MISFIT if (knobs.order is Order.WEIGHTS) is not far else 1.0
-        return self._image() * repeats * uneven * misfit * (_CASES if knobs.rows > 1 else 1.0)
+        kinds = len(set(self.rows)) * len(set(self.columns)) * len(set(self._widths))
+        image = self._image() * repeats * (_CASES if knobs.rows > 1 else 1.0)
+        return image * uneven * misfit + _CODE * kinds
+
+    def _uneven(self, tiles: int) -> float:
+        """The busiest core's part of the vectors, over an even part; `tiles` are those of a panel.
+
+        Cores take equal numbers of items, one after another; those of a last panel may be narrow.
+        """
+        cores, widths = self.target.cores, list(self._widths)
+        each = tiles if self.knobs.order is Order.WEIGHTS else 1
+        items = tiles * len(widths)
+        share = -(-items // cores)
+        # Vectors of the items before each core's first.
+        before = [_sum_to(widths, each, min(items, core * share)) for core in range(cores + 1)]
+        most = max(high - low for low, high in pairwise(before))
+        return most * cores / before[-1]
+
+    @property
+    def _widths(self) -> Iterator[int]:
+        """Vectors of each panel."""
+        for _ in range(self.shape.groups):
+            left = self.vectors
+            while left > 0:
+                yield min(left, self.knobs.vectors)
+                left -= self.knobs.vectors
 
     def _image(self) -> float:
         """All tiles of one group and one place along the outer axes."""
@@ -96,7 +129,9 @@ class _Estimate:
         for height, (phase, width), (vectors, times) in product(self.rows, self.columns, widths):
             steps = max(1, shape.taps * shape.inputs * phase.taps // max(1, shape.kernel[-1]))
             step = self._step(phase, height * width, vectors)
-            cost += times * (step * steps + _STORE * height * width * vectors + _START)
+            ends = _STORE * height * width * vectors + _START
+            ends += _RUN * height * width if self.vectors > vectors else 0.0
+            cost += times * (step * steps + ends * (_HALF if self.knobs.sums > 1 else 1.0))
         return cost
 
     def _step(self, phase: Phase, positions: int, vectors: int) -> float:
@@ -110,7 +145,7 @@ class _Estimate:
         """How many positions of a tile fall into one set of the first-level cache, 4 KiB apart."""
         if not self.shape.channels_last:
             return 1
-        step = self.shape.channels * phase.move * 4
+        step = self.shape.channels * phase.move * self._word
         return -(-positions * math.gcd(step, _PAGE) // _PAGE)
 
     @cached_property
@@ -129,3 +164,12 @@ class _Estimate:
         if panel <= self.near:
             return first / len(self.columns)
         return first if panel > self.middle else middling + (first - middling) / len(self.columns)
+
+
+def _sum_to(widths: Sequence[int], each: int, items: int) -> int:
+    """Sum of the first `items` of all widths again and again, of each `each` in a row."""
+    sums = list(accumulate(widths, initial=0))
+    rounds, rest = divmod(items, each * len(widths))
+    whole, part = divmod(rest, each)
+    more = part * widths[whole] if part else 0
+    return rounds * each * sums[-1] + each * sums[whole] + more

@@ -15,10 +15,15 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ConvKnobs:
-    """Register tile: `rows` x `columns` positions by `vectors`; `unroll` channels an iteration."""
+    """Register tile: `rows` x `columns` positions by `vectors`; `unroll` channels an iteration.
+
+    With two `sums` for each output channel, of even and of odd input channels, lanes that one sum
+    would leave idle are used, and an element's load serves twice as many multiply-adds.
+    """
 
     rows: int
     columns: int
     vectors: int
     unroll: int
     order: Order
+    sums: int = 1

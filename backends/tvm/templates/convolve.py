@@ -5,6 +5,9 @@ sums stay in registers over the whole window and all input channels. A weight ve
 per position, an input element once per vector of channels. The weights of a panel,
 `[taps][channels][width]`, stream from the second-level cache.
 
+Sums `apart` (see `dot`) are twice as many, of even and of odd input channels; they are joined when
+the window is done. Of 24 output channels they fill three vectors, where others would need four.
+
 Nothing is padded and no image-to-column matrix is made: see `taps` for how borders are treated.
 """
 
@@ -21,6 +24,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.apart import add_apart, joined
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.geometry import Geometry
@@ -230,19 +234,23 @@ class _Tile:
         self.height = rows[-1].run.size if rows and rows[-1].run else 1
         positions = self.height * run.size
         self.tile = Tile(positions, panel.columns, self.nest.lanes)
-        self.sums: Buffer = self.code.scratch(
-            "sums", (positions, self.tile.width), self.access.dtype
-        )
+        width = self.tile.width * self.access.dot.sums
+        self.sums: Buffer = self.code.scratch("sums", (positions, width), self.access.dtype)
 
     def emit(self) -> None:
         """Clear, sum, finish."""
+        lanes = self.nest.lanes * self.access.dot.sums
         with self.code.unrolled("p", self.tile.rows) as p:
             with self.code.unrolled("v", self.tile.vectors) as v:
-                with self.code.vector("lane", self.nest.lanes) as lane:
-                    column = v * self.nest.lanes + lane
+                with self.code.vector("lane", lanes) as lane:
+                    column = v * lanes + lane
                     self.code.store(self.sums, (p, column), self._start(column))
         self._sweep([], [], list(range(self.height)))
-        drain(self.code, self.tile, self.sums, self._finish, self.access.epilogue_size)
+        tile, sums = self.tile, self.sums
+        if self.access.dot.apart:
+            tile = Tile(tile.rows, tile.columns, lanes)
+            sums = joined(self.code, sums, lanes)
+        drain(self.code, tile, sums, self._finish, self.access.epilogue_size)
 
     def _start(self, column: Expr) -> Expr:
         if not self.nest.first:
@@ -353,7 +361,7 @@ class _Tile:
     def _products(
         self, top: int, first: int, count: int, k: Expr, weights: Buffer, pixels: Span
     ) -> None:
-        lanes, sums = self.nest.lanes, self.sums
+        lanes, sums, dot = self.nest.lanes, self.sums, self.access.dot
         image = self.access.image
         row = top * self.rows[-1].phase.move * image.steps[-3] if top else 0
         with self.code.unrolled("p", count) as p:
@@ -361,11 +369,17 @@ class _Tile:
             element = pixels[k * image.channel + distance]
             if image.group > 1:
                 element = self.code.bind(element, "word")
+            place = top * self.run.size + first + p
             with self.code.unrolled("v", self.tile.vectors) as v:
-                with self.code.vector("lane", lanes) as lane:
-                    weight = weights[k * self.tile.width + (v * lanes + lane)]
-                    at = (top * self.run.size + first + p, v * lanes + lane)
-                    self.code.store(sums, at, self.access.dot.add(sums[at], element, weight))
+                base = k * self.tile.width + v * lanes
+                if dot.apart:
+                    words = tirx.BufferLoad(weights, [tirx.Ramp(base, as_index(1), lanes)])
+                    add_apart(self.code, dot, sums, (place, v * lanes), element, words)
+                else:
+                    with self.code.vector("lane", lanes) as lane:
+                        at = (place, v * lanes + lane)
+                        total = dot.add(sums[at], element, weights[base + lane])
+                        self.code.store(sums, at, total)
 
     def _finish(self, position: Expr, column: Coordinate, value: Expr) -> None:
         assert isinstance(column, Lane)
@@ -379,6 +393,7 @@ class _Tile:
         place.append((self.left + right) * self.phase.step + self.phase.first)
         base = self.panel.output + column.base
         channel: Coordinate = Lane(base, column.lane, column.lanes)
-        if self.shape.groups > 1 and self.shape.outputs % column.lanes:
+        several = self.shape.groups > 1 or self.shape.outputs > self.nest.width
+        if several and (self.shape.outputs % column.lanes or self.nest.width % column.lanes):
             channel = base + column.lane
         self.access.finish(self.panel.batch, place, channel, value)

@@ -38,7 +38,8 @@ class Dot:
 
     `intrinsic` takes words, and the sum too if it `adds`; without one, words are single elements.
     `flipped`: left elements have their sign bit flipped. `cost` is in multiply-adds. `pairs`: the
-    instruction multiplies two rows by two columns, two words of each at a time.
+    instruction multiplies two rows by two columns, two words of each at a time. `apart`: a word's
+    products are not added to each other, a column has `group` sums side by side.
     """
 
     sum: DType
@@ -50,6 +51,12 @@ class Dot:
     flipped: bool = False
     cost: float = 1.0
     pairs: bool = False
+    apart: bool = False
+
+    @property
+    def sums(self) -> int:
+        """Sums of a column."""
+        return self.group if self.apart else 1
 
     @property
     def origin(self) -> int:
@@ -267,4 +274,4 @@ def word_of(element: DType, group: int) -> DType:
     """What holds `group` neighbours."""
     if group == 1:
         return element
-    return DType.I16 if group * element.bits == 16 else DType.I32
+    return {16: DType.I16, 32: DType.I32, 64: DType.I64}[group * element.bits]

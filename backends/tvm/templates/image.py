@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
-from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.dtypes import tvm_dtype, width_of
 from optc.backends.tvm.templates.fused import FusedEmitter
 from optc.backends.tvm.templates.loops import Code, as_index
 from optc.ir.graph import Graph, Value
@@ -146,10 +146,11 @@ class Span:
 
 
 def neighbours(buffer: Buffer, index: Sequence[Expr], group: int, words: int = 1) -> Expr:
-    """Words of `group` elements, from an element on, as an i32 or a vector of them."""
+    """Words of `group` elements, from an element on, as an integer or a vector of them."""
     *lead, first = index
     ramp = tirx.Ramp(first, tirx.const(1, str(first.ty)), group * words)
-    kind = "int32" if words == 1 else f"int32x{words}"
+    word = f"int{8 * group * width_of(str(buffer.dtype))}"
+    kind = word if words == 1 else f"{word}x{words}"
     return tirx.reinterpret(kind, tirx.BufferLoad(buffer, [*lead, ramp]))
 
 
