@@ -26,7 +26,7 @@ from optc.passes.early_exit.heads import Head, fit_head, fit_temperature, pooled
 from optc.passes.early_exit.plan import ExitPlan, PlannedExit, curve, shares
 from optc.passes.early_exit.price import total
 from optc.passes.early_exit.stages import THRESHOLD, Exit
-from optc.passes.early_exit.thresholds import Policy, Prices, Trials, choose
+from optc.passes.early_exit.thresholds import Policy, Prices, Trials, choose, confirmed
 from optc.passes.quality import Part
 
 Array = NDArray[Any]
@@ -238,23 +238,38 @@ class Study:
 
     def choose(self, most: int) -> Choice | None:
         """The cheapest policy that is confirmed; None and a remark where none is."""
-        testing = self.test
-        policy, proposed = choose(self.fit, testing, self.prices, most, self.budget, self.risk)
+        policy, proposed = choose(self.fit, self.test, self.prices, most, self.budget, self.risk)
+        why = "others save more" if policy is not None else self._declined(proposed)
         names = value_names(self.graph)
         for index, place in enumerate(self.places):
             loc = self.graph.producer[place.value].loc
             if policy is None or index not in policy.exits:
                 saved = 1 - self.prices.until[index] / self.prices.until[-1]
                 text = f"no exit behind {names[place.value]}, which would save {saved:.0%}"
-                why = "others save more" if policy is not None else "the budget could not be held"
                 self.ctx.remark("N0341", f"{text}: {why}", loc)
         if policy is None:
-            lost = min((p.outcome(testing, self.prices)[1].mean() for p in proposed), default=0.0)
-            text = f"no exits: the most careful of {len(proposed)} policies loses {lost:.2%}"
-            self.ctx.remark("N0342", f"{text}, and {self.budget:.2%} could not be confirmed")
             return None
-        self._record(policy, proposed, testing)
+        self._record(policy, proposed, self.test)
         return Choice(policy, proposed)
+
+    def _declined(self, proposed: Sequence[Policy]) -> str:
+        """Say why no policy was chosen; in short what that means for a place."""
+        held = confirmed(proposed, self.test, self.prices, self.budget, self.risk)
+        least = min((cost for cost, _ in held), default=None)
+        if least is not None:
+            share = least / self.prices.until[-1]
+            text = (
+                f"no exits: with heads and decisions a call takes {share:.1%} of the model's work"
+            )
+            self.ctx.remark("N0343", f"{text} where {self.budget:.2%} holds")
+            return "its head takes what it saves"
+        if proposed:
+            lost = min(p.outcome(self.test, self.prices)[1].mean() for p in proposed)
+            text = f"no exits: the most careful of {len(proposed)} policies loses {lost:.2%}"
+        else:
+            text = "no exits: no thresholds lose little enough where they were chosen"
+        self.ctx.remark("N0342", f"{text}, and {self.budget:.2%} could not be confirmed")
+        return "the budget could not be held"
 
     def _record(self, policy: Policy, proposed: Sequence[Policy], test: Trials) -> None:
         names = value_names(self.graph)

@@ -91,15 +91,22 @@ def choose(
     where nothing cheaper than the whole model is confirmed.
     """
     proposed = propose(fit, prices, most, budget)
-    best: Policy | None = None
-    least = prices.until[-1]
+    least, best = prices.until[-1], None
+    for cost, policy in confirmed(proposed, test, prices, budget, risk):
+        if cost < least:
+            least, best = cost, policy
+    return best, proposed
+
+
+def confirmed(
+    proposed: Sequence[Policy], test: Trials, prices: Prices, budget: float, risk: float
+) -> Iterator[tuple[float, Policy]]:
+    """The policies before the first that cannot be confirmed, each with its mean cost."""
     for policy in proposed:
         cost, losses = policy.outcome(test, prices)
         if not holds(losses, budget, risk):
-            break
-        if float(cost.mean()) < least:
-            best, least = policy, float(cost.mean())
-    return best, proposed
+            return
+        yield float(cost.mean()), policy
 
 
 def propose(fit: Trials, prices: Prices, most: int, budget: float) -> tuple[Policy, ...]:

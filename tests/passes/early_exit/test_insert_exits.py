@@ -158,6 +158,17 @@ def test_the_artifact_decides_as_the_reference_does_and_counts(tmp_path: Path) -
     assert built.quality.exits["end"] + built.quality.exits[exit.condition] > 0
 
 
+def test_a_head_that_takes_what_it_saves_is_told_from_a_budget_that_breaks() -> None:
+    """Behind the last block only the last head is left, and a decision comes on top."""
+    module = captured(own=False)
+    ctx = context(module)
+    assert inserted(module, ctx, at=("relu_2",)) is module
+    remarks = {item.code: item.message for item in ctx.diagnostics}
+    assert set(remarks) == {"N0341", "N0343"}
+    assert remarks["N0341"].endswith("its head takes what it saves")
+    assert "10.00% holds" in remarks["N0343"]
+
+
 def test_exact_drops_the_pass() -> None:
     module = captured(own=False)
     ctx = replace(context(module), exact=True)
