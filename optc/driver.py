@@ -175,7 +175,7 @@ def compile_module(
     records = timings.told(times.records) if timings else times.records
     with clock.stage("package"):
         exits = tuple(context.exits)
-        facts = (records, diagnostics, quality, exits, timings)
+        facts = (records, diagnostics, quality, exits, timings, fit)
         page = render(source, lowered, program, target, *facts)
         extra = {
             **history.files(module),

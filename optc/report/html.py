@@ -25,10 +25,11 @@ from optc.report.memory_map import STYLE, MemoryMap, culprit_rows, map_svg
 from optc.report.numbers import bytes_text, count_text
 from optc.report.payoff import HEADS, how_timed, payoff_rows
 from optc.report.quality import quality_rows
-from optc.report.summary import size_rows, timing_rows
+from optc.report.summary import budget_rows, size_rows, timing_rows
 
 if TYPE_CHECKING:
     from optc.measured_passes import Timings
+    from optc.memory import Fit
     from optc.passes.early_exit.plan import ExitPlan
     from optc.quality.evidence import Measured
 
@@ -65,6 +66,7 @@ def render(
     quality: Measured | None = None,
     exits: Sequence[ExitPlan] = (),
     timings: Timings | None = None,
+    fit: Fit | None = None,
 ) -> str:
     """The page, ending in a newline; equal inputs give equal text."""
     before, after = inspect_module(source), inspect_module(module)
@@ -84,8 +86,9 @@ def render(
     return environment.from_string(text).render(
         name=source.name,
         target=target,
-        ports=(("input", source.inputs), ("output", source.outputs)),
-        sizes=[*size_rows(before, after, memory), *timing_rows(timings)],
+        ports=(("input", source.inputs), ("output", module.outputs)),
+        dropped=[port.name for port in source.outputs if port not in module.outputs],
+        sizes=[*size_rows(before, after, memory), *budget_rows(fit), *timing_rows(timings)],
         passes=[record for record in passes if record.changed],
         payoffs=list(payoff_rows(passes)),
         payoff_heads=HEADS,

@@ -94,8 +94,11 @@ def ratio_text(pair: Pair) -> str:
 def _change(before: int, after: int) -> str:
     if before == after:
         return "="
-    share = f" ({100 * after / before - 100:+.0f} %)" if before else ""
-    return f"{count_text(after)}{share}"
+    if not before:
+        return count_text(after)
+    share = 100 * after / before - 100
+    digits = ".0f" if abs(share) >= 1 else ".1g"  # no change of 0 %
+    return f"{count_text(after)} ({share:+{digits}} %)"
 
 
 def _lost(item: Payoff) -> str:

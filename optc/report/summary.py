@@ -54,6 +54,12 @@ def size_rows(before: ModuleFacts, after: ModuleFacts, memory: Mapping[str, int]
     yield Row("peak memory", bytes_text(whole), bytes_text(memory["peak_bytes"]))
 
 
+def budget_rows(fit: Fit | None) -> Iterator[Row]:
+    """The word on a memory budget; nothing without one."""
+    if fit is not None:
+        yield Row("memory budget", bytes_text(fit.budget), fit.verdict)
+
+
 def closing_rows(
     before: ModuleFacts,
     after: ModuleFacts,
@@ -70,8 +76,7 @@ def closing_rows(
 
     keys = ("arena_bytes", "stored_bytes", "state_bytes", "peak_bytes")
     yield from size_rows(before, after, {key: int(manifest[key]) for key in keys})
-    if fit is not None:
-        yield Row("memory budget", bytes_text(fit.budget), fit.verdict)
+    yield from budget_rows(fit)
     yield Row(
         "size on disk", "", bytes_text(sum(entry["bytes"] for entry in manifest["files"].values()))
     )

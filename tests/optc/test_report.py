@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +12,7 @@ from optc.ir.diagnostics import Diagnostic, Loc, Severity
 from optc.ir.module import Module
 from optc.ir.targets.catalogue import find_target
 from optc.ir.text import parse
+from optc.memory import Fit
 from optc.observers import PassRecord
 from optc.report.html import render
 from optc.report.numbers import bytes_text, count_text, place_text, seconds_text
@@ -45,13 +47,19 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def page(module: Module, diagnostics: tuple[Diagnostic, ...] = ()) -> str:
+def page(
+    module: Module,
+    diagnostics: tuple[Diagnostic, ...] = (),
+    source: Module | None = None,
+    fit: Fit | None = None,
+) -> str:
     operands = (Operand(Space.INPUT, 0), Operand(Space.OUTPUT, 0))
     calls = (Call("k", operands, "relu <2x8xf32> @ m.py:3", 16, 128), Copy(*operands, 64, "copy y"))
     segments = (Segment("main", calls),)
     program = Program("m", (), (), segments, (RunSegment("main"),), (), "x86_64-linux-gnu")
     passes = (PassRecord("fuse", 0.1, 3, 1, True), PassRecord("idle", 0.2, 1, 1, False))
-    return render(module, module, program, find_target("cortex-a76"), passes, diagnostics)
+    machine = find_target("cortex-a76")
+    return render(source or module, module, program, machine, passes, diagnostics, fit=fit)
 
 
 def test_the_page_is_well_formed_and_asks_for_nothing() -> None:
@@ -74,6 +82,23 @@ def test_names_cannot_inject_markup() -> None:
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     assert "relu &lt;2x8xf32&gt;" in text
+
+
+def test_what_is_not_returned_any_more_is_no_output() -> None:
+    module = parse(TEXT)
+    (port,) = module.outputs
+    early = replace(port, name="early")
+    text = page(module, source=replace(module, outputs=(early, port)))
+    assert f"<li>output <code>{port.name}: " in text
+    assert "<li>output <code>early: " not in text
+    assert "are not returned: <code>early</code>" in text
+    assert "not returned" not in page(module)
+
+
+def test_a_memory_budget_is_answered() -> None:
+    fit = Fit(32_000_000, 57_000_000, 12_000_000, streamed=True)
+    assert "fits: 12.0 MB with process and code, weights streamed" in page(parse(TEXT), fit=fit)
+    assert "memory budget" not in page(parse(TEXT))
 
 
 def test_light_and_dark() -> None:
