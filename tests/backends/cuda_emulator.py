@@ -7,9 +7,10 @@
 
 The source is compiled as C++ with `emulated_cuda/device.h` in front. A launch raises `Misuse` where
 a kernel reads or writes outside of an operand, divides an int by zero, uses a misaligned vector, or
-waits at a barrier that some threads never reach. Shared memory begins as NaN in every block.
-`Order.BACKWARD` starts blocks and threads from the last to the first: a kernel that lacks a barrier
-gives another result. Arrays that are not writeable must be left as they are.
+waits at a barrier that some threads never reach, or has a race: two threads touch a byte, one of
+them writes, and no barrier lies between, whatever the values are (`races.h`; looked for where
+threads start forwards). Shared memory begins as NaN in every block. `Order.BACKWARD` starts blocks
+and threads from the last to the first. Arrays that are not writeable must be left as they are.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ FLAGS = (
     "-ffp-contract=off",
     "-fsanitize=alignment,bounds,integer-divide-by-zero",
     "-fsanitize-trap=all",
+    "-Xclang",
+    "-fsanitize=thread",  # calls at each load and store: races.h has them
+    "-mllvm",
+    "-tsan-instrument-func-entry-exit=0",
     "-Wno-everything",
 )
 _KERNEL = re.compile(r"__global__[^;{}()]*?(?:__launch_bounds__\s*\([^)]*\)[^;{}()]*?)?(\w+)\s*\(")

@@ -28,7 +28,7 @@ from optc.ir.targets.target import Target
 from optc.passes.fusion.classify import ROLE, Role
 from optc.passes.fusion.outline import outline
 
-VERSION = "cuda/2"
+VERSION = "cuda/3"
 
 
 @dataclass(frozen=True, slots=True)

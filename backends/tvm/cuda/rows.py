@@ -86,7 +86,8 @@ class _Rows:
                     shape = _extents(op.axis[self.rank :])
                     goals.append(self.grid.shared(op.name, shape or [1], tensor.dtype))
             self.stage(step, goals)
-            self.grid.sync()
+            if op is not self.task.stages[-1]:
+                self.grid.sync()
             for n, goal in enumerate(goals):
                 self.place(op.output(n), goal)
 

@@ -132,20 +132,22 @@ def strided(
 
 
 def across(step: Step, grid: Grid, folded: Sequence[Buffer], lane: Expr, size: int) -> list[Buffer]:
-    """Join the registers of `size` neighbouring threads; lane 0 of each group has the result."""
+    """Join the registers of `size` neighbouring threads; lane 0 of each group has the result.
+
+    Only lane 0 may read it before the next barrier.
+    """
     code = grid.code
     parts = [grid.shared("parts", (grid.threads,), dtype) for dtype in step.reducer.dtypes]
     for part, buffer in zip(parts, folded, strict=True):
         code.store(part, (grid.thread,), buffer[0])
-    grid.sync()
     half = size // 2
     while half:
+        grid.sync()
         with code.when(lane < half):
             other = [part[grid.thread + half] for part in parts]
             joined = step.reducer.join([part[grid.thread] for part in parts], other)
             ready = [code.bind(value, "joined") for value in joined]
             for part, value in zip(parts, ready, strict=True):
                 code.store(part, (grid.thread,), value)
-        grid.sync()
         half //= 2
     return parts

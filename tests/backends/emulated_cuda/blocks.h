@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
+#pragma clang attribute push(__attribute__((no_sanitize("thread"))), apply_to = function) /* see races.h */
 #include "memory.h"
 #ifndef __x86_64__
 #error "the emulator switches stacks on x86-64 only"
@@ -80,6 +81,11 @@ static void place(int thread)
     va_end(arguments);
     siglongjmp(escape, 1);
 }
+
+}
+#include "races.h"
+
+namespace emulated {
 
 /* --- threads and stacks */
 static void run_threads()
@@ -195,6 +201,7 @@ static void release_barrier()
     if (finished)
         misuse("%d threads wait at a barrier and %d have returned", waiting, finished);
     for (int i = 0; i < thread_count; ++i) threads[i].state = READY;
+    next_interval();
 }
 
 /* Runs a warp until none of its threads can go on; whether any did. Other warps stay where they are, so
@@ -226,6 +233,7 @@ static void run_block(size_t shared_bytes)
     for (int i = 0; i < thread_count; ++i) threads[i].state = FRESH;
     started = finished = startable = 0;
     forget_copies();
+    watch_block();
     int warps = (thread_count + 31) / 32;
     while (finished < thread_count) {
         bool ran = false;
@@ -324,6 +332,12 @@ void __syncthreads()
     wait(AT_BARRIER);
 }
 
+void __syncwarp(unsigned mask)
+{
+    (void)emulated_meet(mask, EMULATED_VOTE, 0, 0, 32);
+    if (mask == 0xffffffffu) ++emulated::meetings[emulated::current];
+}
+
 uint64_t emulated_meet(unsigned mask, emulated_shuffle how, uint64_t value, int lane, int width)
 {
     using namespace emulated;
@@ -361,6 +375,7 @@ extern "C" int emulated_launch(const char *name, const unsigned *grid, const uns
     }
     void *dynamic = shared_bytes ? emulated_alloc(shared_bytes, 128) : nullptr;
     emulated_dynamic = (unsigned char *)dynamic;
+    watch_launch(!order);
     watch(true);
     int failed = sigsetjmp(escape, 1);
     if (!failed) run_grid(shared_bytes);
@@ -377,3 +392,4 @@ extern "C" int emulated_launch(const char *name, const unsigned *grid, const uns
     if (dynamic) emulated_free(dynamic);
     return failed ? -1 : 0;
 }
+#pragma clang attribute pop

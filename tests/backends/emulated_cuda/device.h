@@ -105,16 +105,17 @@ static inline unsigned __ballot_sync(unsigned mask, int vote)
 }
 static inline int __any_sync(unsigned mask, int vote) { return __ballot_sync(mask, vote) != 0; }
 static inline int __all_sync(unsigned mask, int vote) { return __ballot_sync(mask, !vote) == 0; }
-static inline void __syncwarp(unsigned mask = 0xffffffffu) { (void)__ballot_sync(mask, 0); }
+EMULATED_MEETING void __syncwarp(unsigned mask = 0xffffffffu);
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 
-/* --- one thread runs at a time, so that plain arithmetic is atomic */
-template <class T> static inline T atomicAdd(T *p, T v) { T old = *p; *p = old + v; return old; }
-template <class T> static inline T atomicMax(T *p, T v) { T old = *p; *p = old > v ? old : v; return old; }
-template <class T> static inline T atomicMin(T *p, T v) { T old = *p; *p = old < v ? old : v; return old; }
-template <class T> static inline T atomicExch(T *p, T v) { T old = *p; *p = v; return old; }
-template <class T> static inline T atomicCAS(T *p, T c, T v) { T old = *p; if (old == c) *p = v; return old; }
+/* --- one thread runs at a time, so that plain arithmetic is atomic; races.h does not see it */
+#define EMULATED_ATOMIC template <class T> __attribute__((noinline, no_sanitize("thread"))) static T
+EMULATED_ATOMIC atomicAdd(T *p, T v) { T old = *p; *p = old + v; return old; }
+EMULATED_ATOMIC atomicMax(T *p, T v) { T old = *p; *p = old > v ? old : v; return old; }
+EMULATED_ATOMIC atomicMin(T *p, T v) { T old = *p; *p = old < v ? old : v; return old; }
+EMULATED_ATOMIC atomicExch(T *p, T v) { T old = *p; *p = v; return old; }
+EMULATED_ATOMIC atomicCAS(T *p, T c, T v) { T old = *p; if (old == c) *p = v; return old; }
 template <class T> static inline T __ldg(const T *p) { return *p; }
 template <class T> static inline T __ldcg(const T *p) { return *p; }
 template <class T> static inline T __ldcs(const T *p) { return *p; }

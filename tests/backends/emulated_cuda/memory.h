@@ -11,6 +11,7 @@ struct Allocation {
     unsigned char *base, *start;
     size_t bytes, mapped;
     Allocation *next;
+    void *cells; /* what races.h knows of its bytes */
 };
 static Allocation *allocations;
 
@@ -29,7 +30,7 @@ extern "C" void *emulated_alloc(size_t bytes, size_t alignment)
     memset(start, POISON, bytes);
     memset(start + bytes, RED, tail);
     auto *a = (Allocation *)malloc(sizeof(Allocation));
-    *a = {(unsigned char *)base, start, bytes, mapped, allocations};
+    *a = {(unsigned char *)base, start, bytes, mapped, allocations, nullptr};
     allocations = a;
     return start;
 }
@@ -75,6 +76,7 @@ extern "C" int emulated_free(void *address)
         if (a->start != address) continue;
         *link = a->next;
         munmap(a->base, a->mapped);
+        free(a->cells);
         free(a);
         return 1;
     }

@@ -118,7 +118,9 @@ static void matrices(uint32_t *r, const void *row, bool turned)
         uint16_t halves[2];
         for (int i = 0; i < 2; ++i) {
             int from = turned ? pair + i : line, column = turned ? line : pair + i;
-            halves[i] = ((const uint16_t *)lanes[8 * matrix + from].row)[column];
+            auto *half = (const uint16_t *)lanes[8 * matrix + from].row + column;
+            touch(half, 2, false);
+            halves[i] = *half;
         }
         memcpy(&r[matrix], halves, 4);
     }
@@ -139,6 +141,7 @@ static struct {
 
 static void arrive(const Arriving &item)
 {
+    arrived(item.to, (size_t)item.bytes);
     if (item.inside) memcpy(item.to, item.from, (size_t)item.bytes);
     else memset(item.to, 0, (size_t)item.bytes);
 }
@@ -148,6 +151,8 @@ static void copy(void *to, const void *from, int bytes, int inside)
     if (!is_shared(to, (size_t)bytes)) misuse("cp.async to bytes outside of shared memory");
     auto &mine = arriving[current];
     if (inside) (void)*(const volatile char *)from; /* an illegal address is reported here */
+    if (inside) touch(from, (size_t)bytes, false);
+    touch(to, (size_t)bytes, true, true);
     if (backwards) return arrive({to, from, bytes, inside, 0});
     if (mine.count == mine.room) {
         mine.room = mine.room ? 2 * mine.room : 64;
