@@ -20,11 +20,13 @@ from optc.ir.module import Module
 from optc.ir.printer import print_module
 from optc.ir.structural import module_digest
 from optc.ir.targets.target import Target
+from optc.memory import room
 from optc.observers import PassRecord, PassTimes
 from optc.passes.base import Observer, Pass, run_passes
 from optc.passes.fusion.fuse import Fuse
 from optc.passes.layout.assign_layout import AssignLayout
 from optc.passes.memory.reorder_nodes import ReorderNodes
+from optc.passes.memory.split_weights import SplitWeights
 from optc.passes.pipeline import Pipeline
 from optc.passes.precision.unpack_nibbles import UnpackNibbles
 from optc.passes.standard import CANONICALIZE, LOWER, RAISE
@@ -40,19 +42,6 @@ if TYPE_CHECKING:
     from optc.quality.evidence import DataRequest, Evidence, Measured
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
-FIRST: tuple[Pass, ...] = (
-    *CANONICALIZE,  # fold, merge, simplify
-    *RAISE,  # softmax, norms, activations and attention from their parts
-)
-# What the user asked for comes here.
-LAST: tuple[Pass, ...] = (
-    *LOWER,  # decompose what no kernel takes
-    AssignLayout(),  # channels last where it pays
-    *CANONICALIZE,  # what layouts and the user's passes left behind
-    UnpackNibbles(),  # 4-bit weights, two in a byte
-    Fuse(),  # nodes into tasks, one kernel each
-    ReorderNodes(),  # in an order that needs less memory at once
-)
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,25 @@ class Compiled:
 
 def passes_of(options: Options) -> tuple[Pass, ...]:
     """Every pass of a compilation, in order."""
-    return (*FIRST, *options.pipeline.passes, *LAST)
+    return (
+        *CANONICALIZE,  # fold, merge, simplify
+        *RAISE,  # softmax, norms, activations and attention from their parts
+        *options.pipeline.passes,  # what the user asked for
+        *passes_behind(options),
+    )
+
+
+def passes_behind(options: Options) -> tuple[Pass, ...]:
+    """Those behind the user's."""
+    return (
+        *LOWER,  # decompose what no kernel takes
+        AssignLayout(),  # channels last where it pays
+        *CANONICALIZE,  # what layouts and the user's passes left behind
+        SplitWeights(room(options.memory)),  # so that the largest layer can be streamed
+        UnpackNibbles(),  # 4-bit weights, two in a byte
+        Fuse(),  # nodes into tasks, one kernel each
+        ReorderNodes(),  # in an order that needs less memory at once
+    )
 
 
 def compile_module(
@@ -169,7 +176,8 @@ def compile_module(
     if options.measure_passes:
         with clock.stage("timing"):
             plain = pass_context(target, exact=options.exact, seed=options.seed)
-            trial = Trial(plain, FIRST, LAST, build, options.cache)
+            bare = passes_of(replace(options, pipeline=Pipeline()))
+            trial = Trial(plain, bare, passes_behind(options), build, options.cache)
             batches = evidence.calibration.batches if evidence else None
             timings = trial.timings(program, source, milestones.pairs, batches)
     records = timings.told(times.records) if timings else times.records

@@ -76,12 +76,13 @@ class Timings:
 class Trial:
     """How modules become artifacts here.
 
-    Those between lossy passes go through `last`, the original through `first` as well.
+    Those between lossy passes go through `behind`, what a compilation does behind the user's
+    passes; the original through `whole`, a compilation without any.
     """
 
     context: PassContext
-    first: Sequence[Pass]
-    last: Sequence[Pass]
+    whole: Sequence[Pass]
+    behind: Sequence[Pass]
     build: BuildKernels
     cache: Path | None
 
@@ -99,9 +100,9 @@ class Trial:
                 self._open(opened, ARTIFACT, program)
             except OptcError as problem:
                 return Timings(None, reason=problem.diagnostics[0].message)
-            whole = self._tried(opened, original, (*self.first, *self.last))
+            whole = self._tried(opened, original, self.whole)
             names = [
-                (self._tried(opened, before, self.last), self._tried(opened, after, self.last))
+                (self._tried(opened, before, self.behind), self._tried(opened, after, self.behind))
                 for before, after in milestones
             ]
             calls = list(_calls(opened.artifacts[ARTIFACT], batches))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optc.backends.aot.stream_plan import Needs, needs_of, process_bytes, stream
+from optc.backends.aot.stream_plan import PROCESS, Needs, needs_of, process_bytes, stream
 from optc.backends.program import Held, Program
 from optc.ir.diagnostics import error
 from optc.report.numbers import bytes_text
@@ -31,6 +31,11 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise error("E0703", f"{text!r} is no size of memory", help="--memory 64MB")
     return size
+
+
+def room(budget: int | None) -> int:
+    """Bytes of a budget that are left for a model beside a small process; 0 without a budget."""
+    return 0 if budget is None else max(budget - PROCESS, budget // 8)
 
 
 @dataclass(frozen=True, slots=True)

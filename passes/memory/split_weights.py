@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optc.ir.constant import Constant, Splat, constant, splat
-from optc.ir.graph import Node, Value
+from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import Concat, Conv, Dequantize, Linear
 from optc.ir.targets.target import Arch
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.matching import made_by
-from optc.passes.rewrite import Answer, Miss, Rules, Site, rewrite_graph
+from optc.passes.memory.footprint import footprint
+from optc.passes.rewrite import Answer, Miss, Site, rewrite_graph
 from optc.passes.weights import known
 
 _CODE = "N0323"
-_LARGE = 4  # a layer is large whose weights take more than one in so many of the budget's bytes
-_PART = 8  # parts take at most one in so many: one is multiplied by while others are read
+_WINDOW = 4  # parts that the window holds: one is multiplied by while others are read
 _STEP = 64  # outputs that stay together: whole panels of packed weights on every target
 
 
@@ -25,40 +25,55 @@ class SplitWeights(Pass):
     """Compute layers with large weights as several, each a share of the outputs, and join these.
 
     A budget of memory streams weights through a window that holds at least those of one kernel. A
-    layer whose weights take more than a quarter of `budget` bytes is cut into parts of at most an
-    eighth; nothing is where all weights together take less than half of it. Parts are joined
-    without a copy where the outputs have one row. Runs behind the last clean-up, which would merge
-    the parts again.
+    layer is cut whose weights do not fit into `room` bytes beside the activations, which are
+    counted as they are before fusion; four of its parts would fit. Parts are joined without a copy
+    where the outputs have one row. Runs behind the last clean-up, which would merge the parts.
     """
 
     name = "split-weights"
     effect = Effect.ROUNDING  # each sum has the same terms, in the order of another kernel
-    budget: int = 0  # bytes; 0: nothing is cut
+    room: int = 0  # bytes; 0: nothing is cut
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The module with its largest layers in parts."""
-        weights = sum(c.type.nbytes for graph in module.graphs for c in graph.constants.values())
-        streamed = 0 < self.budget < 2 * weights and ctx.target.arch is not Arch.CUDA
-        if not streamed:
+        if not self.room or ctx.target.arch is Arch.CUDA:
             return module
+        weights = sum(c.type.nbytes for graph in module.graphs for c in graph.constants.values())
+        return module.with_graphs(tuple(self._cut(graph, weights, ctx) for graph in module.graphs))
+
+    def _cut(self, graph: Graph, weights: int, ctx: PassContext) -> Graph:
+        room = self.room - _held(graph)
+        if weights <= room:
+            return graph
 
         def cut(node: Node, site: Site) -> Answer:
-            return _cut(node, site, self.budget)
+            return _parts(node, site, room)
 
-        rules: Rules = {Linear: (cut,), Conv: (cut,)}
-        graphs = (rewrite_graph(graph, rules, ctx, code=_CODE) for graph in module.graphs)
-        return module.with_graphs(tuple(graphs))
+        return rewrite_graph(graph, {Linear: (cut,), Conv: (cut,)}, ctx, code=_CODE)
 
 
-def _cut(node: Node, site: Site, budget: int) -> Answer:
+def _held(graph: Graph) -> int:
+    """Bytes of activations at the worst node, and of what the caller holds."""
+    ports = sum(value.type.nbytes for value in (*graph.inputs, *graph.outputs))
+    fixed = set(graph.constants)  # and what is made of constants alone, which kernels read stored
+    for node in graph.nodes:
+        if fixed.issuperset(node.inputs):
+            fixed.update(node.outputs)
+    nodes = tuple(node for node in graph.nodes if not fixed.issuperset(node.inputs))
+    steps = footprint(replace(graph, nodes=nodes))
+    return ports + steps.peak(range(len(steps.nodes)))
+
+
+def _parts(node: Node, site: Site, room: int) -> Answer:
     """concat(layer(x, w[0:n], b[0:n]), layer(x, w[n:2n], b[n:2n]), ...)."""
     x, weight, *bias = node.inputs
-    stored = _stored(site, weight)
-    outputs = weight.shape[0]
-    if _LARGE * stored <= budget or outputs <= _STEP:
+    stored, outputs = _stored(site, weight), weight.shape[0]
+    if stored <= room or outputs <= _STEP:
         return None
-    parts = -(-_PART * stored // budget)
-    step = -(-outputs // parts // _STEP) * _STEP
+    window = room - node.output.type.nbytes  # parts and what they are joined into live together
+    if window <= 0:
+        return Miss("activations leave no room for any weights")
+    step = -(-outputs // -(-_WINDOW * stored // window) // _STEP) * _STEP
     if isinstance(node.op, Conv) and node.op.groups != 1:
         return Miss("its groups have weights of their own")
     if not _divides(site, weight, step) or not known(site, *bias):

@@ -76,13 +76,31 @@ def test_a_budget_is_kept_by_streaming_and_the_bits_are_the_same(optc: Optc, mod
 def test_a_budget_that_cannot_hold_names_the_least_and_what_sets_it(
     optc: Optc, model: Path
 ) -> None:
-    result = optc("compile", model, "-o", "out", "--memory", "5MB")
+    result = optc("compile", model, "-o", "out", "--memory", "4.2MB")
     assert (result.code, result.diagnostics) == (1, ["E0530"])
-    assert "the largest weights of one call are 1.05 MB" in result.err
+    assert "the largest weights of one call are 131 kB" in result.err
     assert "model.py:" in result.err
     assert not Path("out").exists()
     size = result.err.partition("help: --memory ")[2].split()[0]
     assert optc("compile", model, "-o", "out", "--memory", size, "--no-bench").code == 0
+
+
+def test_a_layer_larger_than_the_budget_is_streamed_in_parts(optc: Optc, tmp_path: Path) -> None:
+    """As a language model's scores of its vocabulary are."""
+    path = tmp_path / "wide.optc"
+    path.write_text(
+        "graph @main(%x: 2x256xf32) {\n  %w = constant {seed=1} : 30000x256xf32\n"
+        "  %y = linear(%x, %w) : 2x30000xf32\n  return %y\n}\n"
+    )
+    assert optc("compile", path, "-o", "mapped", "--no-bench").code == 0
+    result = optc("compile", path, "-o", "parts", "--memory", "8MB", "--no-bench", "--remarks")
+    assert result.code == 0
+    assert "N0323" in result.out + result.err
+    np.savez("x.npz", x=np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32))
+    for out in ("mapped", "parts"):
+        assert optc("run", out, "-i", "x.npz", "-o", f"{out}.npz").code == 0
+    whole, parts = (np.load(f"{out}.npz")["y"] for out in ("mapped", "parts"))
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-4)
 
 
 def test_a_gpu_cannot_stream_and_says_so(optc: Optc, model: Path) -> None:
