@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from optc.backends.device import PREAMBLE
 from optc.backends.gathers import gathers
 from optc.backends.halves import fits
+from optc.backends.indexable import refuse_unreachable
 from optc.backends.kernel import BuildKernels, Job, Kernel, PackLike
 from optc.backends.program import (
     Call,
@@ -64,6 +65,7 @@ def assemble(
     """Build the kernels of a fused module and lay out all its bytes."""
     works = {graph.name: works_of(graph) for graph in module.graphs}
     jobs = {work.key: work.job for items in works.values() for work in items}
+    refuse_unreachable(jobs.values())
     kernels = dict(zip(jobs, build(tuple(jobs.values())), strict=True))
     assembly = _Assembly(module, works, kernels)
     segments, flow = assembly.segments()

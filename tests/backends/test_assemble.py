@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from optc.backends.assemble import assemble
+from optc.backends.indexable import MOST_ELEMENTS, refuse_unreachable
+from optc.backends.kernel import Job
 from optc.backends.program import Program
 from optc.backends.reference.evaluate import run_graph
 from optc.ir.builder import Builder
+from optc.ir.diagnostics import OptcError
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.module import Module, module_of
@@ -95,3 +100,19 @@ def test_rows_joined_along_an_inner_axis_are_a_kernels_work() -> None:
     x = builder.input(TensorType((2, WIDTH), DType.F32))
     joined = builder.emit(Concat(axis=1), builder.emit(ew.Tanh(), x), x)
     assert joins_of(builder.build([joined])) == {}
+
+
+@pytest.mark.parametrize("elements", [MOST_ELEMENTS, MOST_ELEMENTS + 1])
+def test_what_32_bits_do_not_index_is_refused(elements: int) -> None:
+    """The large value may be inside a task, where no buffer holds it."""
+    builder = Builder("large")
+    x = builder.input(TensorType((elements, 1), DType.I8))
+    body = builder.build([builder.emit(ew.Relu(), x)])
+    job = Job(body, frozenset())
+    if elements <= MOST_ELEMENTS:
+        refuse_unreachable([job])
+        return
+    with pytest.raises(OptcError, match=rf"E0505.*has {elements} elements"):
+        refuse_unreachable([job])
+    with pytest.raises(OptcError, match="E0505"):
+        assemble(module_of(body), lambda jobs: [], TARGET)

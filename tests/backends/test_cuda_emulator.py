@@ -198,6 +198,21 @@ extern "C" __global__ void array_end(float *out)
     float four[4] = {1, 2, 3, 4};
     out[0] = four[(int)out[1]];
 }
+extern "C" __global__ void too_much(float *out)
+{
+    __shared__ float line[12289];
+    line[threadIdx.x] = 0;
+    __syncthreads();
+    out[threadIdx.x] = line[threadIdx.x ^ 1];
+}
+extern "C" __global__ void copied_askew(float *out)
+{
+    __shared__ __align__(16) float line[8];
+    optc_copy_16(line, out + 1, 0); /* nothing is read, but the address is looked at */
+    optc_commit();
+    optc_wait<0>();
+    out[0] = line[0];
+}
 extern "C" __global__ void divided(int *out) { out[0] = 1 / out[1]; }
 """
 
@@ -336,6 +351,8 @@ def test_a_block_may_leave_as_a_whole(kernels: Kernels) -> None:
         ("misaligned", 1, 1, "a misaligned address"),
         ("array_end", 1, 1, "an index outside of its array"),
         ("divided", 1, 1, "a division by zero"),
+        ("too_much", 1, 1, "too_much names 49156 bytes of shared memory, more than 49152"),
+        ("copied_askew", 1, 1, "cp.async of misaligned 16 bytes"),
         ("absent", 1, 1, "no such kernel"),
         ("add", 1, 2, "add takes 3 operands, not 2"),
     ],

@@ -21,7 +21,7 @@ unsigned char *emulated_dynamic;
 
 namespace emulated {
 
-enum { STACK = 128 << 10, MAXIMUM = 1024, SHARED = 227 << 10 };
+enum { STACK = 128 << 10, MAXIMUM = 1024, SHARED = 227 << 10, NAMED = 48 << 10 /* without asking */ };
 enum State { FRESH, READY, AT_BARRIER, IN_WARP, DONE };
 
 struct Kernel {
@@ -371,6 +371,11 @@ extern "C" int emulated_launch(const char *name, const unsigned *grid, const uns
     message = text, message_room = room, operands = arguments, backwards = order;
     if (!kernel->name || thread_count < 1 || thread_count > MAXIMUM || shared_bytes > SHARED) {
         snprintf(text, room, "%s cannot be launched like this", name);
+        return -1;
+    }
+    if (kernel->shared_end - kernel->shared > NAMED) {
+        snprintf(text, room, "kernel %s names %td bytes of shared memory, more than %d", name,
+                 kernel->shared_end - kernel->shared, NAMED);
         return -1;
     }
     void *dynamic = shared_bytes ? emulated_alloc(shared_bytes, 128) : nullptr;

@@ -147,7 +147,7 @@ static void arrive(const Arriving &item)
 }
 static void copy(void *to, const void *from, int bytes, int inside)
 {
-    if ((uintptr_t)to % bytes || (inside && (uintptr_t)from % bytes)) misuse("cp.async of misaligned %d bytes", bytes);
+    if ((uintptr_t)to % bytes || (uintptr_t)from % bytes) misuse("cp.async of misaligned %d bytes", bytes);
     if (!is_shared(to, (size_t)bytes)) misuse("cp.async to bytes outside of shared memory");
     auto &mine = arriving[current];
     if (inside) (void)*(const volatile char *)from; /* an illegal address is reported here */
