@@ -24,6 +24,7 @@ from tvm.tirx import PrimFunc
 from optc.backends.tvm.elf import undefined_symbols
 from optc.backends.tvm.indices import simplify_indices
 from optc.backends.tvm.operands import typed_operands
+from optc.backends.tvm.rounding import rounded_at_once
 from optc.backends.tvm.target_info import llvm_target
 from optc.backends.tvm.workspace import to_workspace
 from optc.ir.targets.target import Target
@@ -108,10 +109,16 @@ def compile_functions(functions: Sequence[PrimFunc], target: Target) -> ObjectCo
         module = tvm.IRModule({name: function for name, (function, _) in plain.items()})
         for lower in _storage_passes():
             module = lower(module)
-        module = tvm.IRModule({name: typed_operands(f) for name, f in module.functions.items()})
+        finished = {name: _finished(f, target) for name, f in module.functions.items()}
+        module = tvm.IRModule(finished)
         built = tvm.get_global_func("target.build.llvm")(module, llvm)
     workspace = {name.name_hint: size for name, (_, size) in plain.items()}
     return ObjectCode(_checked(_object_bytes(built), functions), workspace)
+
+
+def _finished(function: PrimFunc, target: Target) -> PrimFunc:
+    """With what LLVM cannot know for itself."""
+    return typed_operands(rounded_at_once(function, target))
 
 
 def _without_blocks(function: PrimFunc) -> PrimFunc:

@@ -11,7 +11,19 @@ from optc.ir.builder import live_nodes
 from optc.ir.constant import Absent, Constant, constant, splat
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
-from optc.ir.ops import ELEMENTWISE, QUANTIZATION, Conv, Linear, Op, Reshape, Slice, Transpose
+from optc.ir.ops import (
+    ELEMENTWISE,
+    QUANTIZATION,
+    Conv,
+    Dequantize,
+    Linear,
+    Op,
+    Quantize,
+    Reshape,
+    Slice,
+    Transpose,
+    ew,
+)
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.rewrite import remap
 
@@ -24,7 +36,9 @@ class MergeLinears(Pass):
 
     Reads the input once and gives the threads one large product to share. The slices are free
     where elementwise ops or a transpose read them, as these read the parts in place; elsewhere they
-    are copies, which a product with many rows does not win back.
+    are copies, which a product with many rows does not win back. Weights of small integers are
+    joined as they are, with their scales; layers whose result is quantized at once stay apart, as
+    each writes bytes in the kernel of its own.
     """
 
     name = "merge-linears"
@@ -78,7 +92,8 @@ class _Merge:
         for node in self.graph.nodes:
             if self.is_layer(node):
                 x, weight = node.inputs[:2]
-                found.setdefault((x, node.op, weight.shape[1:]), []).append(node)
+                kind = (x, node.op, weight.shape[1:], self.spelling(weight))
+                found.setdefault(kind, []).append(node)
         return [group for items in found.values() for group in self.some_at_a_time(items)]
 
     def some_at_a_time(self, layers: Sequence[Node]) -> list[list[Node]]:
@@ -101,18 +116,48 @@ class _Merge:
 
     def is_layer(self, node: Node) -> bool:
         plain = isinstance(node.op, Linear) or (isinstance(node.op, Conv) and node.op.groups == 1)
-        items = [self.graph.constants.get(value) for value in node.inputs[1:]]
-        return plain and all(c is not None and not isinstance(c.source, Absent) for c in items)
+        weight = node.inputs[1:2]
+        maker = self.maker(weight[0]) if plain else None
+        sources = weight if maker is None else maker.inputs
+        items = [self.graph.constants.get(value) for value in (*sources, *node.inputs[2:])]
+        whole = all(item is not None and not isinstance(item.source, Absent) for item in items)
+        return plain and whole and (maker is None or _by_row(maker))
+
+    def maker(self, weight: Value) -> Node | None:
+        """What makes floats of a weight of small integers."""
+        node = self.graph.producer.get(weight)
+        return node if node is not None and isinstance(node.op, Dequantize) else None
+
+    def spelling(self, weight: Value) -> Hashable:
+        """What weights must have alike to lie in one tensor: how their integers are read."""
+        maker = self.maker(weight)
+        if maker is None:
+            return None
+        q, scale, zero = maker.inputs
+        blocks = scale.shape[1:] or (1,) * (q.type.rank - 1)
+        return maker.op, q.type.dtype, blocks, self.graph.constants[zero].array.item()
 
     def refusal(self, group: Sequence[Node]) -> str:
         """Why merging would not pay; empty when it does."""
         weights = [node.inputs[1] for node in group]
-        if any(w in self.graph.outputs or len(self.graph.users[w]) > 1 for w in weights):
+        makers = [maker for w in weights if (maker := self.maker(w)) is not None]
+        stored = [*weights, *(maker.inputs[0] for maker in makers)]
+        if any(w in self.graph.outputs or len(self.graph.users[w]) > 1 for w in stored):
             return "others read a weight too, which would be in the model twice"
+        if makers and any(self.becomes_bytes(node.output) for node in group):
+            return "a result is quantized at once, which its own kernel does"
         rows = group[0].output.type.elements // weights[0].shape[0]
         if rows <= self.options.max_rows or all(self.reads_in_place(node.output) for node in group):
             return ""
         return f"slices of {rows} rows would be copied; see merge-linears{{max_rows={rows}}}"
+
+    def becomes_bytes(self, value: Value) -> bool:
+        """Whether a reader quantizes the value, perhaps behind a clamp."""
+        return any(
+            isinstance(user.op, Quantize)
+            or (isinstance(user.op, ew.Relu | ew.Clamp) and self.becomes_bytes(user.output))
+            for user in self.graph.users.get(value, ())
+        )
 
     def reads_in_place(self, value: Value) -> bool:
         """Whether all readers of `value` can read it out of a larger tensor without a copy."""
@@ -132,13 +177,13 @@ class _Merge:
 
     def merge(self, group: Sequence[Node]) -> None:
         first, x = group[0], group[0].inputs[0]
-        weights = [self.constants[node.inputs[1]] for node in group]
-        inputs = [x, self.joined(weights, "weight")]
+        nodes, weight = self.weight(group)
+        inputs = [x, weight]
         if any(len(node.inputs) > 2 for node in group):
             inputs.append(self.joined([self.bias(node) for node in group], "bias"))
         (type,) = first.op.infer(*(value.type for value in inputs))
         merged = Value(type, "merged")
-        self.after[first] = [Node(first.op, tuple(inputs), (merged,), first.loc)]
+        self.after[first] = [*nodes, Node(first.op, tuple(inputs), (merged,), first.loc)]
         start = 0
         for node in group:
             stop = start + node.inputs[1].shape[0]
@@ -147,6 +192,25 @@ class _Merge:
             self.after[first].append(Node(op, (merged,), (piece,), node.loc))
             self.stands_for[node.output] = piece
             start = stop
+
+    def weight(self, group: Sequence[Node]) -> tuple[list[Node], Value]:
+        """All weights as one, and the node that makes floats of it where it is of integers."""
+        weights = [node.inputs[1] for node in group]
+        makers = [maker for w in weights if (maker := self.maker(w)) is not None]
+        if not makers:
+            return [], self.joined([self.constants[w] for w in weights], "weight")
+        q = self.joined([self.constants[maker.inputs[0]] for maker in makers], "weight")
+        scale = self.joined(list(map(self.scale, makers)), "scale")
+        result = Value(q.type.with_dtype(makers[0].output.type.dtype), "weight")
+        node = Node(makers[0].op, (q, scale, makers[0].inputs[2]), (result,), makers[0].loc)
+        return [node], result
+
+    def scale(self, maker: Node) -> Constant:
+        """A scale for each row of a weight, also where all have one."""
+        q, scale, _ = maker.inputs
+        array = self.constants[scale].array
+        rows = (q.shape[0], *(array.shape[1:] or (1,) * (q.type.rank - 1)))
+        return constant(np.broadcast_to(array, rows))
 
     def bias(self, node: Node) -> Constant:
         if len(node.inputs) > 2:
@@ -160,6 +224,12 @@ class _Merge:
         value = Value(item.type, hint)
         self.constants[value] = item
         return value
+
+
+def _by_row(maker: Node) -> bool:
+    """Whether a weight has one zero, and one scale or scales of their own for each row."""
+    q, scale, zero = maker.inputs
+    return zero.type.elements == 1 and (scale.type.rank == 0 or scale.shape[0] in (1, q.shape[0]))
 
 
 def channel_axis(layer: Node) -> int:

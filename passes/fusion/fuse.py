@@ -14,7 +14,8 @@ from optc.ir.diagnostics import Loc
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module
-from optc.ir.ops import Dequantize, Reshape, Task
+from optc.ir.ops import Dequantize, Reshape, Task, ew
+from optc.ir.ops.contraction import BYTES
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.fusion.apart import dequantized_apart
 from optc.passes.fusion.classify import ROLE, Role
@@ -163,7 +164,9 @@ class _Fusion:
 
 
 def _is_opening(node: Node) -> bool:
-    """Whether a node makes floats of integers that lie smaller in memory."""
+    """Whether a node makes wide numbers of integers that lie smaller in memory."""
+    if isinstance(node.op, ew.Cast):
+        return node.op.dtype is DType.I32 and node.inputs[0].type.dtype in BYTES
     return isinstance(node.op, Dequantize) and node.inputs[0].type.dtype is not DType.I32
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from optc.ir.graph import Graph, Node, Value
-from optc.ir.ops import QUANTIZATION
+from optc.ir.ops import QUANTIZATION, Conv, ConvTranspose, Linear
 from optc.passes.fusion.classify import ROLE, Role
 
 _NAMED = 4  # nodes of a task that its name spells out
@@ -26,14 +26,17 @@ def outline(graph: Graph, nodes: Sequence[Node], results: Collection[Value]) -> 
     """The body that computes what `nodes` make and others read.
 
     Splat constants move inside; other constants become inputs, so that layers of one shape share
-    a kernel, and so do scales and zeros, in which alone quantized layers differ.
+    a kernel, and so do scales and zeros, in which alone quantized layers differ. Weights are inputs
+    whatever they are: kernels have them packed.
     `results` are values that are needed even if no node reads them.
     """
     inside = set(nodes)
     made = dict.fromkeys(value for node in nodes for value in node.outputs)
     read = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
     steps = {v for n in nodes if isinstance(n.op, QUANTIZATION) for v in n.inputs[1:]}
-    splats = {v: graph.constants[v] for v in read if v not in steps and _is_splat(graph, v)}
+    weights = {n.inputs[1] for n in nodes if isinstance(n.op, Conv | ConvTranspose | Linear)}
+    outside = steps | weights
+    splats = {v: graph.constants[v] for v in read if v not in outside and _is_splat(graph, v)}
     inputs = tuple(value for value in read if value not in splats)
     outputs = tuple(
         value

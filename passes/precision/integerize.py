@@ -17,6 +17,7 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Node, Value
 from optc.ir.module import Module
 from optc.ir.ops import (
+    AvgPool,
     Concat,
     Conv,
     ConvTranspose,
@@ -30,6 +31,7 @@ from optc.ir.ops import (
     PadMode,
     Quantize,
     ReduceMax,
+    ReduceMean,
     ReduceMin,
     Requantize,
     Reshape,
@@ -38,12 +40,13 @@ from optc.ir.ops import (
     Transpose,
     ew,
 )
-from optc.ir.ops.contraction import BYTES, spatial_axes
+from optc.ir.ops.contraction import BYTES
 from optc.ir.ops.quantization import limits
 from optc.ir.types import TensorType
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.matching import made_by, number
 from optc.passes.precision.affine import Affine
+from optc.passes.precision.integer_means import mean_sums, padded
 from optc.passes.precision.layers import output_shape, terms, weight_shape
 from optc.passes.precision.placement import moves
 from optc.passes.rewrite import Answer, Miss, Rules, Site, rewrite
@@ -58,8 +61,9 @@ class Integerize(Pass):
 
     Zeros of activations and biases become one i32 bias; where a convolution pads an image whose
     zero is not 0, the padding is a Pad of that number in front. A sum that is quantized at once, or
-    behind a clamp, is requantized with one multiplication. Movements of dequantized values move
-    the integers. What computes in floats between integers is left to fusion.
+    behind a clamp, is requantized with one multiplication; so is a mean, over axes or windows, as a
+    sum of bytes. Movements of dequantized values move the integers, and what a concat joins is
+    quantized before it. What computes in floats between integers is left to fusion.
     """
 
     name = "integerize"
@@ -97,7 +101,7 @@ def _layer(node: Node, site: Site) -> Answer:
     bias = _bias(node, weight, source, scale, site)
     if bias is None:
         return Miss("its bias does not fit i32 in units of the sums")
-    op, q = _padded(node.op, x.inputs[0], source.zero, site)
+    op, q = padded(node.op, x.inputs[0], source.zero, site)
     extra = [site.constant(bias, "bias")] if bias.array.any() else []
     sums = site.emit(op, q, _bytes(site, weight.inputs[0]), *extra)
     return _real(site, sums, scale.reshape(output_shape(node) if scale.ndim else ()))
@@ -143,19 +147,6 @@ def _bias(
     return constant(total.astype(np.int32))
 
 
-def _padded(op: Op, q: Value, zero: int, site: Site) -> tuple[Op, Value]:
-    """A convolution adds zeros; an image whose zero is another number is padded before it."""
-    if not isinstance(op, Conv) or not zero or not any(map(any, op.padding)):
-        return op, q
-    low, high = [0] * q.type.rank, [0] * q.type.rank
-    for axis, (before, after) in zip(
-        spatial_axes(q.type.rank, op.channels_last), op.padding, strict=True
-    ):
-        low[axis], high[axis] = before, after
-    padded = site.emit(Pad(tuple(low), tuple(high), value=zero), q, hint=q.hint)
-    return replace(op, padding=((0, 0),) * len(op.padding)), padded
-
-
 def _real(site: Site, sums: Value, scale: NDArray[Any]) -> Value:
     zero = site.constant(splat(0, TensorType((), DType.I32)), "zero")
     return site.emit(Dequantize(), sums, site.constant(constant(scale), "scale"), zero)
@@ -164,23 +155,75 @@ def _real(site: Site, sums: Value, scale: NDArray[Any]) -> Value:
 def _quantize(node: Node, site: Site) -> Answer:
     """Quantizing sums, perhaps behind clamps, is one multiplication; of integers, nothing."""
     goal = _per_tensor(site, node)
-    value, bounds = node.inputs[0], []
+    if goal is None:
+        return None
+    value, bounds = _behind_clamps(node.inputs[0], site)
+    maker = made_by(site, value, AvgPool, Concat, Dequantize, ReduceMean)
+    if maker is None:
+        return None
+    if isinstance(maker.op, Dequantize):
+        return _again(maker, node, bounds, goal, site)
+    if isinstance(maker.op, Concat):
+        return None if bounds else _before(maker, node, site)
+    return _mean(maker, node, bounds, goal, site)
+
+
+def _behind_clamps(value: Value, site: Site) -> tuple[Value, list[Op]]:
+    """What clamps that nobody else reads limit, and the clamps, the last one first."""
+    bounds = []
     while (clamp := made_by(site, value, ew.Relu, ew.Clamp)) is not None and site.uses(value) == 1:
         bounds.append(clamp.op)
         value = clamp.inputs[0]
-    source = made_by(site, value, Dequantize)
-    if goal is None or source is None or source.output.type.dtype is not DType.F32:
-        return None
+    return value, bounds
+
+
+def _again(source: Node, node: Node, bounds: list[Op], goal: Affine, site: Site) -> Answer:
+    """What was dequantized is quantized again."""
     q, scale, zero = source.inputs
+    if source.output.type.dtype is not DType.F32:
+        return None
     if _per_tensor(site, source) == goal:
         return _bounded(site, q, bounds, goal)
-    if q.type.dtype is not DType.I32 or site.uses(value) > 1 or not known(site, scale):
+    if q.type.dtype is not DType.I32 or site.uses(source.output) > 1 or not known(site, scale):
         return None
     if number(site, zero) != 0:
         return None
-    multiplier = constant((numbers(site, scale) / goal.scale).astype(np.float32))
+    return _requantized(site, q, numbers(site, scale), node, bounds, goal)
+
+
+def _before(joined: Node, node: Node, site: Site) -> Value | None:
+    """What a concat joins is quantized before it, to one scale, where all of it are integers."""
+    if site.uses(joined.output) > 1:
+        return None
+    if any(made_by(site, value, Dequantize) is None for value in joined.inputs):
+        return None
+    small = [
+        site.emit(node.op, value, *node.inputs[1:], hint=value.hint) for value in joined.inputs
+    ]
+    return site.emit(joined.op, *small)
+
+
+def _mean(mean: Node, node: Node, bounds: list[Op], goal: Affine, site: Site) -> Answer:
+    """A mean of bytes that is quantized again is a sum of integers."""
+    source = made_by(site, mean.inputs[0], Dequantize)
+    known_as = _per_tensor(site, source)
+    if source is None or known_as is None or known_as.dtype not in BYTES:
+        return None
+    if site.uses(mean.output) > 1:
+        return Miss("others read the mean as floats")
+    sums = mean_sums(mean, source.inputs[0], known_as, site)
+    if isinstance(sums, Miss):
+        return sums
+    return _requantized(site, sums.value, np.asarray(sums.unit), node, bounds, goal)
+
+
+def _requantized(
+    site: Site, sums: Value, unit: NDArray[Any], node: Node, bounds: list[Op], goal: Affine
+) -> Value:
+    """Sums, whose units are known, as the integers that a quantize node asks for."""
+    multiplier = constant(np.asarray(unit / goal.scale, np.float32))
     factor = site.constant(multiplier, "multiplier")
-    small = site.emit(Requantize(goal.dtype), q, factor, node.inputs[2])
+    small = site.emit(Requantize(goal.dtype), sums, factor, node.inputs[2])
     return _bounded(site, small, bounds, goal)
 
 

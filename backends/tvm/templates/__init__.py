@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optc.backends.tvm.templates.attention import Attention
 from optc.backends.tvm.templates.batch_matmul import BatchMatMul
+from optc.backends.tvm.templates.byte_sums import ByteSums
 from optc.backends.tvm.templates.conv import Convolution
 from optc.backends.tvm.templates.depthwise import Depthwise
 from optc.backends.tvm.templates.gemm import Gemm
@@ -12,6 +13,7 @@ from optc.backends.tvm.templates.paired_conv import PairedConvolution
 from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
 from optc.backends.tvm.templates.pool import Pooling
 from optc.backends.tvm.templates.rows import Rows
+from optc.backends.tvm.templates.tap_words import TapWords
 from optc.backends.tvm.templates.weight_only import WeightOnly
 from optc.backends.tvm.templates.winograd import Winograd
 from optc.ir.dtype import DType
@@ -21,6 +23,7 @@ GENERIC = Generic.name
 TEMPLATES: tuple[Template, ...] = (
     WeightOnly(),
     Gemm(),
+    TapWords(),
     Depthwise(),
     Winograd(),
     PairedConvolution(),
@@ -29,6 +32,7 @@ TEMPLATES: tuple[Template, ...] = (
     Attention(),
     BatchMatMul(),
     Rows(),
+    ByteSums(),
     Generic(),
 )
 

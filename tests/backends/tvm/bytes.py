@@ -12,11 +12,13 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from optc.backends.reference.evaluate import run_graph
+from optc.backends.tvm.templates.dot import dot_of
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.ops import Dequantize, Op, Quantize, Requantize, ew
 from optc.ir.ops.quantization import limits
+from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
 from tests.backends.tvm.loaded import Loaded
@@ -110,6 +112,12 @@ def check(tasks: Sequence[Task], target: Target | None = None, choice: int = 0) 
             place = f"{loaded.templates[number]}: {types} -> {body.outputs[0].type}, {extreme=}"
             assert torch.equal(found, wanted), place
     return set(loaded.templates)
+
+
+def windows_template(target: str) -> str:
+    """Windows of one channel: words, or without one that takes four bytes halves."""
+    words = dot_of(find_target(target), U8, I8).group == 4
+    return "taps/1" if words else "depthwise/3"
 
 
 @st.composite

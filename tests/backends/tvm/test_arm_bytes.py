@@ -47,6 +47,7 @@ def cases() -> list[Bytes]:
             (Conv((1, 1), ((1, 1),) * 2, (1, 1), 1, True), (1, 9, 9, 8), (12, 8, 3, 3)),
             (Conv((2, 2), ((1, 1),) * 2, (1, 1), 1, True), (1, 11, 9, 3), (12, 3, 3, 3)),
             (Conv((1, 1), ((1, 1),) * 2, (1, 1), 16, True), (1, 7, 9, 16), (16, 1, 3, 3)),
+            (Conv((2, 1), ((2, 1),) * 2, (1, 1), 41, True), (1, 9, 22, 41), (41, 1, 5, 4)),
         ):
             found.append(task(op, TensorType(shape, kind), TensorType(kernel, I8), "requantize"))
     return [Bytes(item.body, item.constants) for item in found]

@@ -11,7 +11,9 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph
 from optc.ir.ops import Conv, ConvTranspose, Linear
 from optc.ir.text import parse
+from optc.ir.types import TensorType
 from optc.passes.base import run_passes
+from optc.passes.canonicalize.merge_linears import MergeLinears
 from optc.passes.precision.integerize import Integerize
 from optc.passes.precision.observe import Observer
 from optc.passes.precision.quantize import Quantize
@@ -108,3 +110,29 @@ def test_a_channel_of_almost_nothing_does_not_keep_its_layer_in_floats() -> None
     integers = run_passes(Quantize().run(module, ctx), (Integerize(),), ctx)
     (layer,) = [node for node in integers.graphs[0].nodes if isinstance(node.op, Linear)]
     assert layer.output.type.dtype is DType.I32
+
+
+HEADS = """graph @main(%x: 1x40x8xf32) {
+  %a = constant {seed=1} : 8x8xf32
+  %b = constant {seed=2} : 8x8xf32
+  %c = constant {seed=3} : 8x8xf32
+  %d = constant {seed=4} : 8xf32
+  %q = linear(%x, %a, %d) : 1x40x8xf32
+  %k = linear(%x, %b) : 1x40x8xf32
+  %v = linear(%x, %c, %d) : 1x40x8xf32
+  %t = mul(%q, %k) : 1x40x8xf32
+  %y = add(%t, %v) : 1x40x8xf32
+  return %y
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "cortex-a76"])
+def test_siblings_that_read_one_value_are_one_product_of_bytes(target: str) -> None:
+    module, ctx = with_data(parse(HEADS), target)
+    quantized = Quantize().run(module, ctx)
+    apart = run_passes(quantized, (Integerize(),), ctx)
+    joined = run_passes(quantized, (MergeLinears(), Integerize()), ctx)
+    (layer,) = [node for node in joined.graphs[0].nodes if isinstance(node.op, Linear)]
+    assert layer.output.type == TensorType((1, 40, 24), DType.I32)
+    assert torch.equal(outputs(joined)[0], outputs(apart)[0])
