@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optc.ir.constant import Constant
@@ -13,15 +14,22 @@ from optc.passes.base import PassContext
 from optc.payoff import modelled_latency
 
 if TYPE_CHECKING:
+    from optc.kernel_times import KernelTimes
     from optc.quality.evidence import Evidence
 
 
 def pass_context(
-    target: Target, *, exact: bool = False, seed: int = 0, evidence: Evidence | None = None
+    target: Target,
+    *,
+    exact: bool = False,
+    seed: int = 0,
+    evidence: Evidence | None = None,
+    cache: Path | None = None,
 ) -> PassContext:
     """A context whose kernel builder and evaluator are loaded when a pass first asks them.
 
-    `evidence` is the user's data, where there is any.
+    `evidence` is the user's data, where there is any. Runtimes of kernels that a pass has timed are
+    kept in `cache`.
     """
     refusals: list[Callable[[Graph, frozenset[int]], str | None]] = []
 
@@ -42,6 +50,16 @@ def pass_context(
 
         return evaluate_constants(graph, inputs)
 
+    watches: list[KernelTimes] = []
+
+    def stopwatch(graphs: Sequence[Graph]) -> Sequence[float] | str:
+        from optc.kernel_times import KernelTimes
+
+        if not watches:
+            plain = PassContext(target, accepts=accepts, supports=supports, evaluate=evaluate)
+            watches.append(KernelTimes(plain, cache))
+        return watches[0](graphs)
+
     return PassContext(
         target,
         exact=exact,
@@ -50,6 +68,7 @@ def pass_context(
         supports=supports,
         evaluate=evaluate,
         latency=modelled_latency(target),
+        stopwatch=stopwatch,
         calibration=evidence.calibration if evidence is not None else None,
         judge=evidence.judge if evidence is not None else None,
     )

@@ -53,6 +53,8 @@ Accepts = Callable[[Graph, frozenset[int]], str | None]
 Supports = Callable[[Op], bool]
 # Modelled seconds of a kernel: operations, bytes read, bytes written, and the dtype it computes in.
 Latency = Callable[[int, int, int, DType], float]
+# Measured seconds of the kernels of each graph; or why the target's cannot be run here.
+Stopwatch = Callable[[Sequence[Graph]], "Sequence[float] | str"]
 # The outputs of a graph for constant inputs: what constant folding computes with.
 Evaluate = Callable[[Graph, Sequence[Constant]], Sequence[Constant]]
 
@@ -71,6 +73,7 @@ class PassContext:
     observers: tuple[Observer, ...] = ()  # a pass made of passes runs these around each of them
     calibration: Calibration | None = None  # the user's data, where there is any
     latency: Latency | None = None  # of the target, the same in every compilation
+    stopwatch: Stopwatch | None = None  # for passes that are asked to measure
     judge: Judge | None = None  # the user's metric, or agreement with the original
     exits: list[ExitPlan] = field(default_factory=list)  # what passes decided, for the reports
     lineage: Lineage = field(default_factory=Lineage)  # what passes removed, for those that mend

@@ -20,7 +20,7 @@ from optc.passes.precision.choices import Choice, Layer, layers_of, refused
 from optc.passes.precision.explain import Account, explained
 from optc.passes.precision.mixture import Mixture
 from optc.passes.precision.observe import Observer
-from optc.passes.precision.prices import Price, Prices, points_of, price
+from optc.passes.precision.prices import Clocked, Price, Prices, Source, clocked, points_of, price
 from optc.passes.precision.quantization import Ranging
 from optc.passes.precision.search import Search
 from optc.passes.precision.sensitivity import Listener, Sensitivity, watched
@@ -28,23 +28,26 @@ from optc.passes.precision.solver import Objective
 from optc.passes.quality import Part
 
 BUDGET = 0.01  # where the user names none
+HELP = "--target host, or without prices=measured"
 
 
 @dataclass(frozen=True)
 class AssignPrecision(Pass):
     """Choose for each layer f32, bf16, int8, or small weights, within `--accuracy-drop`.
 
-    What a choice gains is the target's modelled latency, or size with `objective=size`; what it
-    loses is measured at the output on `probes` batches of the calibration part, the layer alone
-    changed (`sensitivity=metric`: by the user's metric). The plan is the best one that holds the
-    budget on `calls` batches; then it is checked on held-out data, and noisy layers go back until
-    it holds. `keep_float` names layers, or modules of the model, that stay as they are; `observer`
-    is that of `quantize`. Without --accuracy-drop the budget is one point.
+    What a choice gains is the target's modelled latency, its kernel's time on this machine with
+    `prices=measured`, or size with `objective=size`; what it loses is measured at the output on
+    `probes` batches of the calibration part, the layer alone changed (`sensitivity=metric`: by the
+    user's metric). The plan is the best one that holds the budget on `calls` batches; then it is
+    checked on held-out data, and noisy layers go back until it holds. Without --accuracy-drop the
+    budget is one point; what passes before have lost is gone from it. `keep_float` names layers, or
+    modules of the model, that stay as they are; `observer` is that of `quantize`.
     """
 
     name = "assign-precision"
     effect = Effect.LOSSY
     objective: Objective = Objective.LATENCY
+    prices: Source = Source.MODELLED
     sensitivity: Sensitivity = Sensitivity.SQNR
     observer: Observer = Observer.MSE
     keep_float: tuple[str, ...] = ()
@@ -70,7 +73,8 @@ class AssignPrecision(Pass):
             raise error("E0134", f"{self.name} needs a model of the target's latency")
         mixture = Mixture(module, ctx.target.activations, Ranging(self.observer), calibration)
         layers = mixture.settled(layers)
-        prices = self._prices(layers, mixture, ctx, ctx.latency)
+        times = self._clocked(layers, ctx)
+        prices = self._prices(layers, mixture, ctx, ctx.latency, times)
 
         def under(plan: Sequence[Choice], lineage: Lineage | None = None) -> Module:
             chosen = zip(layers, plan, strict=True)
@@ -86,12 +90,32 @@ class AssignPrecision(Pass):
         )
         wanted = search.best()
         plan, difference = search.checked(wanted)
-        account = Account(layers, prices, wanted, plan, difference, search.budget, self.objective)
+        source = Source.MEASURED if times else Source.MODELLED
+        account = Account(
+            layers, prices, wanted, plan, difference, search.budget, self.objective, source
+        )
         explained(account, refused(module, layers), ctx)
         return under(plan, ctx.lineage)
 
+    def _clocked(self, layers: Sequence[Layer], ctx: PassContext) -> Clocked:
+        """The times of all layers' forms where they are wanted and the machine is at hand."""
+        if self.prices is Source.MODELLED:
+            return {}
+        found: Clocked | str = "there is no way to run kernels"
+        if ctx.stopwatch is not None:
+            found = clocked(layers, ctx.stopwatch, ctx.target.activations)
+        if isinstance(found, str):
+            ctx.warn("W0317", f"{self}: gains are modelled, not measured: {found}", help=HELP)
+            return {}
+        return found
+
     def _prices(
-        self, layers: Sequence[Layer], mixture: Mixture, ctx: PassContext, latency: Latency
+        self,
+        layers: Sequence[Layer],
+        mixture: Mixture,
+        ctx: PassContext,
+        latency: Latency,
+        times: Clocked,
     ) -> Prices:
         """Every choice of every layer, what it loses included."""
         calibration, judge = ctx.needed_calibration(self.name), ctx.needed_judge(self.name)
@@ -110,7 +134,7 @@ class AssignPrecision(Pass):
 
         def priced(layer: Layer) -> dict[Choice, Price]:
             found = {
-                choice: replace(price(layer, choice, latency), noise=noise(layer, choice))
+                choice: replace(price(layer, choice, latency, times), noise=noise(layer, choice))
                 for choice in layer.offers
             }
             return {choice: item for choice, item in found.items() if math.isfinite(item.noise)}

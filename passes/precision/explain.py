@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optc.ir.graph import Node
 from optc.passes.base import PassContext
 from optc.passes.precision.choices import Choice, Layer
-from optc.passes.precision.prices import Prices
+from optc.passes.precision.prices import Prices, Source
 from optc.passes.precision.sensitivity import decibels
 from optc.passes.precision.solver import Objective
 from optc.passes.quality import Difference
@@ -27,6 +27,7 @@ class Account:
     difference: Difference | None  # on held-out data; None where nothing is left of the plan
     budget: float
     objective: Objective
+    source: Source = Source.MODELLED  # of seconds
 
 
 def explained(account: Account, refusals: Mapping[Node, str], ctx: PassContext) -> None:
@@ -61,7 +62,9 @@ def reason(account: Account, place: int) -> str:
         gain = -account.prices.switched(account.plan, place, Choice.FLOAT)
         saved = prices[Choice.FLOAT].nbytes - prices[chosen].nbytes
         noise = decibels(prices[chosen].noise)
-        return f"{chosen.value}: {noise:.0f} dB, {1e6 * gain:+.3g} us, {-saved / 1e3:+.3g} kB"
+        how = " measured" if account.source is Source.MEASURED else ""
+        time = f"{1e6 * gain:+.3g} us{how}"
+        return f"{chosen.value}: {noise:.0f} dB, {time}, {-saved / 1e3:+.3g} kB"
     others = [choice for choice in prices if choice is not Choice.FLOAT]
     if not others:
         return f"kept f32: {layer.reason or 'there is no other form of it'}"
@@ -84,4 +87,5 @@ def summary(account: Account) -> str:
     seconds = prices.seconds(plan) / max(prices.seconds(floats), 1e-30)
     nbytes = prices.nbytes(plan) / max(prices.nbytes(floats), 1)
     lost = "" if account.difference is None else f", held-out {account.difference}"
-    return f"{counts}: {seconds:.2f} times the modelled time, {nbytes:.2f} the weights{lost}"
+    time = f"{seconds:.2f} times the {account.source.value} time"
+    return f"{counts}: {time}, {nbytes:.2f} the weights{lost}"

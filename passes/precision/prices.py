@@ -1,4 +1,4 @@
-"""What each choice of a plan costs: modelled seconds, stored bytes, noise at the output.
+"""What each choice of a plan costs: seconds, bytes that are stored, noise at the output.
 
 A layer's seconds are those of its kernel without what it writes. What lies between layers is
 written once in each form that somebody reads: so a layer of integers between layers of floats pays
@@ -7,16 +7,28 @@ for the way there, and neighbours share it. That is what couples the choices.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
 
 from optc.ir.cost import cost
 from optc.ir.dtype import DType
-from optc.ir.graph import Node, Value
+from optc.ir.graph import Graph, Node, Value
 from optc.ir.ops import Conv, Take
-from optc.passes.base import Latency
+from optc.passes.base import Latency, Stopwatch
 from optc.passes.precision.choices import Choice, Layer
+from optc.passes.precision.forms import form, kind
 from optc.passes.precision.placement import Placement
+
+Clocked = Mapping[Hashable, float]  # measured seconds by the kind of a layer's form
+
+
+class Source(Enum):
+    """Where the seconds of layers come from."""
+
+    MODELLED = "modelled"  # the same in every compilation
+    MEASURED = "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +81,33 @@ class Prices:
         return sum(point.seconds[form] for form in forms)
 
 
-def price(layer: Layer, choice: Choice, latency: Latency) -> Price:
-    """What a layer takes and stores, noise left out."""
-    seconds = sum(_seconds(node, layer, choice, latency) for node in layer.nodes)
+def price(
+    layer: Layer, choice: Choice, latency: Latency, clocked: Clocked = MappingProxyType({})
+) -> Price:
+    """What a layer takes and stores, noise left out; the time of its kernels as `clocked` says.
+
+    A kernel's time holds what it writes, which is a point's: so much of it is taken off.
+    """
+    seconds = 0.0
+    for node in layer.nodes:
+        known = clocked.get(kind(node, choice))
+        if known is None:
+            seconds += _seconds(node, layer, choice, latency)
+        else:
+            seconds += max(0.0, known - latency(0, 0, node.output.type.nbytes, DType.F32))
     return Price(seconds, _stored(layer, choice))
+
+
+def clocked(layers: Sequence[Layer], stopwatch: Stopwatch, activations: DType) -> Clocked | str:
+    """What the kernels of all choices take, tables left out; or why that cannot be measured."""
+    forms: dict[Hashable, Graph] = {}
+    for layer in layers:
+        for node in layer.nodes:
+            for choice in layer.offers if len(layer.offers) > 1 else ():
+                if not isinstance(node.op, Take) and kind(node, choice) not in forms:
+                    forms[kind(node, choice)] = form(node, layer, choice, activations)
+    found = stopwatch(tuple(forms.values()))
+    return found if isinstance(found, str) else dict(zip(forms, found, strict=True))
 
 
 def _stored(layer: Layer, choice: Choice) -> int:
