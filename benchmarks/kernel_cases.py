@@ -23,6 +23,8 @@ from optc.backends.program import (
     Weight,
     align,
 )
+from optc.backends.tvm.codegen import compile_functions
+from optc.backends.tvm.templates.loops import Code
 from optc.ir.builder import Builder
 from optc.ir.constant import splat
 from optc.ir.cost import compute_dtype, cost
@@ -194,7 +196,7 @@ def program(jobs: Sequence[tuple[Job, Node]], kernels: Sequence[Kernel], target:
     """One program of many kernels: its first input says which of them runs.
 
     What a kernel reads is stored with the weights, what it writes goes to the arena: nothing is
-    copied in or out.
+    copied in or out. Behind the last of them is one that returns at once, for what a call takes.
     """
     store, segments, arena = _Store([], {}), [], 0
     for number, ((job, node), kernel) in enumerate(zip(jobs, kernels, strict=True)):
@@ -218,6 +220,9 @@ def program(jobs: Sequence[tuple[Job, Node]], kernels: Sequence[Kernel], target:
         )  # fmt: skip
         segments.append(Segment(f"case {number}", (call,)))
     which = Operand(Space.INPUT, 0)
+    nothing = Code().function("nothing", [])
+    idle = Call("nothing", (), f"{len(jobs)}", 0, 0)
+    segments.append(Segment("nothing", (idle,)))
     segments.append(Segment("end", (Copy(which, Operand(Space.OUTPUT, 0), 4),)))
     runs = tuple((RunSegment(segment.name),) for segment in segments[:-1])
     return Program(
@@ -226,7 +231,10 @@ def program(jobs: Sequence[tuple[Job, Node]], kernels: Sequence[Kernel], target:
         outputs=(Port("done", (), DType.I32),),
         segments=tuple(segments),
         flow=(Switch(which, runs), RunSegment("end")),
-        objects=tuple({kernel.symbol: kernel.object for kernel in kernels}.values()),
+        objects=(
+            *{kernel.symbol: kernel.object for kernel in kernels}.values(),
+            compile_functions([nothing], target).data,
+        ),
         triple=target.triple,
         cpu=target.cpu,
         features=target.features,

@@ -15,13 +15,19 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from optc.ir.diagnostics import OptcError
 from optc.ir.dtype import DType
 from optc.ir.output import replace_file
 from optc.ir.targets.target import Target
 
-VERSION = 2  # of the measurement: raised when it changes, so that kept results are not reused
+VERSION = 3  # of the measurement: raised when it changes, so that kept results are not reused
 FILE = "limits.json"
+# Going round bytes again and again, up to this part of a cache's size all of them stay in it. Of
+# more, a part stays that is measured: where lines are replaced in turn, none would.
+FITS = 0.5
+CROWDED = (0.75, 1.0, 1.125, 1.25, 1.5, 2.0)  # sizes at which it is measured, in units of the cache
 
 
 class Bound(Enum):
@@ -58,7 +64,8 @@ class Level:
     """A level of memory: how many bytes fit, and how many per second all threads together move.
 
     `bandwidth` is for reading; `write` and `copy` (read and written bytes together) are the same
-    where they are 0.
+    where they are 0. `kept` is the part still there of bytes that are read again and again, for
+    each of `CROWDED`; without it, as many as fit.
     """
 
     name: str
@@ -66,6 +73,17 @@ class Level:
     bandwidth: float
     write: float = 0.0
     copy: float = 0.0
+    kept: tuple[float, ...] = ()
+
+    def holds(self, asked: float, part: int = 1) -> float:
+        """How many of the bytes that are gone round are found here, in one `part`-th of it."""
+        size = self.size // part
+        if not self.kept:
+            return min(asked, size)
+        crowd = asked / size
+        if crowd >= CROWDED[-1]:
+            return self.kept[-1] * CROWDED[-1] * size
+        return asked * float(np.interp(crowd, (FITS, *CROWDED), (1.0, *self.kept)))
 
     def seconds(self, read: float, written: float) -> float:
         """The least time to read and write so much: each by itself, and both at the copy's pace."""
@@ -125,11 +143,11 @@ class Limits:
     def _moving(self, read: int, written: int, part: int) -> tuple[float, float]:
         """Seconds in caches and in memory when what was touched last is still where it fits."""
         near = far = 0.0
-        left = total = max(1, read + written)
+        left = total = float(max(1, read + written))
         for level in self.levels:
             last = level is self.levels[-1]
             own = part if level.name in ("l1", "l2") else 1
-            held = left if last else min(left, level.size // own)
+            held = left if last else level.holds(left, own)
             share = held / total
             seconds = own * level.seconds(share * read, share * written)
             near, far = (near, far + seconds) if last else (near + seconds, far)
@@ -163,6 +181,7 @@ def _faster(one: Level, other: Level) -> Level:
         bandwidth=max(one.bandwidth, other.bandwidth),
         write=max(one.write, other.write),
         copy=max(one.copy, other.copy),
+        kept=tuple(map(max, one.kept, other.kept)) if one.kept and other.kept else one.kept,
     )
 
 
@@ -198,7 +217,7 @@ def _limits(row: Any) -> Limits | None:
     if not isinstance(row, dict):
         return None
     try:
-        levels = tuple(Level(**level) for level in row["levels"])
+        levels = tuple(Level(**{**level, "kept": tuple(level["kept"])}) for level in row["levels"])
         return Limits(**{**row, "levels": levels})
     except (KeyError, TypeError):
         return None

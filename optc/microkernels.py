@@ -16,7 +16,7 @@ from pathlib import Path
 from optc.backends.aot.link import find_toolchain
 from optc.ir.dtype import DType
 from optc.ir.targets.target import Arch, Target
-from optc.limits import Level, Limits
+from optc.limits import CROWDED, Level, Limits
 
 SOURCE = Path(__file__).with_name("limits.c")
 EXPORTS = tuple(f"optc_limits_{name}" for name in ("count", "compute", "move", "fork_join"))
@@ -48,7 +48,7 @@ _ARM = {
 
 
 def measure(target: Target, threads: int, cache: Path | None = None) -> Limits:
-    """Measure the machine this runs on with the target's instructions; about three seconds.
+    """Measure the machine this runs on with the target's instructions; about four seconds.
 
     `target.memory` are this machine's caches. Raises E0501 where there is no C compiler.
     """
@@ -69,14 +69,38 @@ def _pass(library: ctypes.CDLL, target: Target, threads: int) -> Limits:
 
 
 def _levels(library: ctypes.CDLL, target: Target, threads: int) -> Iterator[Level]:
-    for space in target.memory:
+    def speed(how: int, size: int) -> float:
+        rounds = max(1, MOVED // size)
+        return float(library.optc_limits_move(how, threads, size, rounds, REPEATS))
+
+    behind = 0.0
+    found = []
+    for space in reversed(target.memory):
         size = _buffer(space.name, space.size, target)
-        speeds = [
-            library.optc_limits_move(how, threads, size, max(1, MOVED // size), REPEATS)
-            for how in range(3)
-        ]
-        held = space.size * (threads if space.name in ("l1", "l2") else 1)
-        yield Level(space.name, held, *speeds)
+        read, write, copy = (speed(how, size) for how in range(3))
+        own = space.name in ("l1", "l2")
+        kept: tuple[float, ...] = ()
+        if behind:
+            each = space.size // (1 if own else threads)
+            crowded = [speed(0, max(4096, int(part * each))) for part in CROWDED]
+            kept = kept_of(read, behind, crowded)
+        found.append(
+            Level(space.name, space.size * (threads if own else 1), read, write, copy, kept)
+        )
+        behind = read
+    yield from reversed(found)
+
+
+def kept_of(near: float, far: float, crowded: Sequence[float]) -> tuple[float, ...]:
+    """Which parts of what is read come from a cache, by the speed of reading more and more.
+
+    `near` and `far` are the speeds of the cache and of what is behind it. More never keeps more: a
+    speed below one that follows it was disturbed.
+    """
+    if near <= far:
+        return tuple(1.0 for _ in crowded)
+    parts = [(1 / speed - 1 / far) / (1 / near - 1 / far) if speed else 0.0 for speed in crowded]
+    return tuple(min(1.0, max(0.0, *parts[place:])) for place in range(len(parts)))
 
 
 def _buffer(name: str, size: int, target: Target) -> int:

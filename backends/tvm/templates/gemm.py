@@ -35,6 +35,7 @@ from optc.backends.tvm.templates.tile import (
     broadcasts_lanes,
     drain,
     register_rows,
+    ways,
 )
 from optc.ir.ops import Linear, MatMul
 from optc.ir.types import TensorType
@@ -43,6 +44,9 @@ _MOST_VECTORS = 8  # wider tiles only lower the rows
 _UNROLL = 2  # steps of K per loop iteration: more only takes time to compile
 _MOST_UNROLL = 8
 _MOST_FETCHES = 2
+_STREAMED = 1.5  # times what the second-level caches hold: going round, little is left of so much
+_STREAM_LINES = 16  # in a loop iteration: with more, Zen 5's own prefetching misses some
+_STREAM_AHEAD = 2048  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,9 @@ class GemmPlan:
         if broadcasts_lanes(target):
             return lanes
         wanted = _UNROLL
-        if self._is_far:
+        if strips == 1 and self._is_far:
+            wanted = max(1, _STREAM_LINES * self.line // (vectors * lanes))
+        elif self._is_far:
             due = strips * self.line // (vectors * lanes)
             wanted = min(_MOST_UNROLL, 1 << max(_UNROLL, due).bit_length())
         elif self.shape.is_crowded(GemmKnobs(rows, vectors, 1)):
@@ -177,12 +183,30 @@ class GemmPlan:
         size = self.product.node.inputs[1].type.nbytes
         return size > self.task.problem.target.cache("l2", 0)
 
+    @property
+    def _is_streamed(self) -> bool:
+        """Whether they do though each core has a second-level cache of its own."""
+        target, size = self.task.problem.target, self.product.node.inputs[1].type.nbytes
+        return size > _STREAMED * target.cores * target.cache("l2", 1 << 18)
+
+    def streams(self, knobs: GemmKnobs) -> int:
+        """Cache lines of this panel to ask for in each block of steps, `_STREAM_AHEAD` before use.
+
+        A single strip goes through its weights once. The hardware sees that by itself, but how well
+        depends on where loop and weights happen to lie: 180 to 228 GB/s for the same loop from the
+        third-level cache of a Zen 5, where plain reading takes 230. Asking makes it 220 to 228.
+        """
+        if self.shape.strips(knobs) > 1 or not self._is_streamed:
+            return 0
+        steps = max(knobs.unroll, ways(knobs.rows * knobs.vectors, self.steps))
+        lanes = self.task.problem.target.lanes(self.product.dtype)
+        return max(1, steps * knobs.vectors * lanes // self.line)
+
     def fetches(self, knobs: GemmKnobs) -> int:
         """Cache lines of the next panel to ask for in each block of steps.
 
         A panel is read from memory for its first strip of rows and from the second-level cache for
-        the others: without asking ahead, memory rests while these run. A single strip streams
-        through its weights, which the hardware sees by itself.
+        the others: without asking ahead, memory rests while these run.
         """
         strips = -(-self.shape.strips(knobs) // knobs.blocks)
         steps = self.steps // knobs.unroll
@@ -215,7 +239,7 @@ class _Emission:
         place = plan.task.problem.body.inputs.index(weight)
         self.io: FusedEmitter = plan.task.emitter({place: self.pack})
         self.weights = self.io.packed(weight)
-        self.fetches = plan.fetches(knobs)
+        self.fetches, self.streams = plan.fetches(knobs), plan.streams(knobs)
         self.by_column = self.product.is_stored_by_column(self.io)
         self.code = Code()
 
@@ -266,6 +290,18 @@ class _Emission:
 
         return fetch
 
+    def along(self, start: Expr, tile: Tile) -> Callable[[Expr], None]:
+        """Asks for what this panel comes to soon."""
+        steps = max(self.knobs.unroll, ways(tile.rows * tile.vectors, self.steps))
+        ahead = _STREAM_AHEAD * self.plan.line // LINE
+
+        def fetch(block: Expr) -> None:
+            here = start + block * (steps * tile.width) + ahead
+            for i in range(self.streams):
+                self.code.prefetch(self.weights, here + i * self.plan.line, level=1)
+
+        return fetch
+
     def tile(self, left: Left, tile: Tile, panel: Expr, strip: Expr, row: Expr) -> None:
         code, product, words = self.code, self.product, self.pack.words
         start = code.bind(panel * (words.rows(product.k) * self.pack.width), "start")
@@ -280,10 +316,13 @@ class _Emission:
         def load(buffer: Buffer, r: int, k: Expr) -> None:
             left.load(buffer, (), row + r, k)
 
+        ahead = self.ahead(start, strip) if self.fetches else None
+        if self.streams:
+            ahead = self.along(start, tile)
         sums = accumulate(
             code, tile, self.steps, self.knobs.unroll, left.rows((), row), right, self.dot,
             by_lanes=load if broadcasts_lanes(self.target) else None,
-            ahead=self.ahead(start, strip) if self.fetches else None,
+            ahead=ahead,
             start=origin if words.origin else None,
         )  # fmt: skip
 

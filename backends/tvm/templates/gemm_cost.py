@@ -100,7 +100,8 @@ class GemmShape:
         rows, width = self.m / strips, vectors / panels
         if self.dot.pairs:
             rows = 2.0 * math.ceil(rows / 2)
-        work = tile_cycles(rows, width, self.steps, self.dot.cost) * panels * strips
+        fused = self.target.fma or bool(self.dot.intrinsic)
+        work = tile_cycles(rows, width, self.steps, self.dot.cost, fused) * panels * strips
         # The second-level cache gives a panel and the rows for the first strip, and for every strip
         # anew when the first cache does not keep them.
         kept = 2 * self.panel_bytes(knobs.vectors) <= self.target.cache("l1", 1 << 15)

@@ -84,11 +84,11 @@ class Code:
         """`buffer[index] = value`."""
         self.add(tirx.BufferStore(buffer, value, [as_index(i) for i in index]))
 
-    def prefetch(self, buffer: Buffer, place: Expr) -> None:
-        """Ask for the cache line of `buffer[place]` in the second-level cache; never faults."""
+    def prefetch(self, buffer: Buffer, place: Expr, level: int = 2) -> None:
+        """Ask for the cache line of `buffer[place]` in the cache of a level; never faults."""
         address = tirx.address_of(tirx.BufferLoad(buffer, [place]))
-        read, second_level, data = (tirx.const(n, "int32") for n in (0, 2, 1))
-        hint = tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, second_level, data)
+        read, near, data = (tirx.const(n, "int32") for n in (0, 4 - level, 1))
+        hint = tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, near, data)
         self.add(tirx.Evaluate(hint))
 
     def scratch(self, name: str, shape: Sequence[int], dtype: str, scope: str = "local") -> Buffer:

@@ -29,6 +29,7 @@ from optc.ir.targets.target import Arch, Target
 FLOATS = Dot(DType.F32, DType.F32, DType.F32)
 # Epilogues of more operations per element run as a loop over rows: unrolled they would swell code.
 _UNROLLED_EPILOGUE = 4
+_STARTED = 5.3  # of those instructions in a cycle, measured on Zen 5
 _BUSY_SUMS = 8  # additions in flight that keep two units busy for four cycles
 
 
@@ -97,24 +98,30 @@ def rows_without_conflict(target: Target, stride: int) -> int:
     return min(sets, _SET_SPAN // _LINE) * (places - 1)
 
 
-def tile_cycles(rows: float, vectors: float, steps: int, cost: float = 1.0) -> float:
+def tile_cycles(
+    rows: float, vectors: float, steps: int, cost: float = 1.0, fused: bool = True
+) -> float:
     """Estimated cycles of one tile: two multiply-adds and two loads start per cycle.
 
-    A step's product costs as much as `cost` multiply-adds.
+    A step's product costs as much as `cost` multiply-adds. Not `fused`, it is a copy or a
+    load, a product and an addition, and a broadcast is a copy and a shuffle.
 
     A sum that is added to every cycle waits for its last addition, four cycles; small tiles keep
     several sums. Starting and finishing a tile costs some dozens of cycles.
     """
-    step = max(rows * vectors * cost / 2, (rows + vectors) / 2, 4.0 / _ways(rows * vectors, steps))
+    sums = rows * vectors
+    step = max(sums * cost / 2, (rows + vectors) / 2, 4.0 / ways(sums, steps))
+    if not fused:
+        step = max(step, (3 * sums * cost + 2 * rows) / _STARTED)
     return step * steps + 3 * rows * vectors + 40
 
 
-def _ways(sums: float, steps: int) -> int:
+def ways(sums: float, steps: int) -> int:
     """Sums to keep for each result, so that additions need not wait: two units, four cycles."""
-    ways = 1
-    while sums * ways * 2 <= _BUSY_SUMS and steps >= 8 * ways:
-        ways *= 2
-    return ways
+    count = 1
+    while sums * count * 2 <= _BUSY_SUMS and steps >= 8 * count:
+        count *= 2
+    return count
 
 
 def accumulate(
@@ -163,10 +170,10 @@ class _Accumulation:
         if self.dot.pairs:
             return self._by_pairs(extent // 2, max(1, unroll // 2))
         code, tile = self.code, self.tile
-        ways = _ways(tile.rows * tile.vectors, extent)
-        unroll = max(unroll, ways)
+        count = ways(tile.rows * tile.vectors, extent)
+        unroll = max(unroll, count)
         shape = (tile.rows, tile.width)
-        sums = [code.scratch("sums", shape, self.dtype) for _ in range(ways)]
+        sums = [code.scratch("sums", shape, self.dtype) for _ in range(count)]
         for number, each in enumerate(sums):
             self._each(partial(self._clear, each, self.start if number == 0 else None))
         blocks, rest = divmod(extent, unroll)
@@ -176,10 +183,10 @@ class _Accumulation:
                     self.ahead(k)
                 elements = self._elements(k * unroll, unroll)
                 for i in range(unroll):
-                    self._step(sums[i % ways], k * unroll + i, elements(i))
+                    self._step(sums[i % count], k * unroll + i, elements(i))
         for i in range(rest):
             k = as_index(blocks * unroll + i)
-            self._step(sums[i % ways], k, [self.left(row, k) for row in range(tile.rows)])
+            self._step(sums[i % count], k, [self.left(row, k) for row in range(tile.rows)])
         for other in sums[1:]:
             self._each(partial(self._join, sums[0], other))
         return sums[0]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tvm.tirx import PrimFunc
 
+from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.dot import Words
 from optc.backends.tvm.templates.gemm import PanelPack
+from optc.backends.tvm.templates.plan import Problem
 from optc.backends.tvm.templates.product import Product
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Linear, MatMul, Reshape, Transpose, ew
 from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.target import MemorySpace
 from optc.ir.types import TensorType
 from tests.backends.tvm.templates.agreement import Case, body, check
 
@@ -51,6 +58,25 @@ def linear(
 def test_ragged_shapes_on_every_instruction_set(target: str) -> None:
     cases = [linear(*shape) for shape in SHAPES]
     assert set(check(cases, find_target(target))) == {"gemm/2"}
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_a_single_strip_asks_for_weights_that_no_cache_keeps(dtype: DType) -> None:
+    near = find_target("host")
+    memory = (MemorySpace("l1", 1 << 10), MemorySpace("l2", 1 << 12), MemorySpace("dram", 1 << 30))
+    far = replace(near, memory=memory)
+    shapes = (1, 130, 640), (3, 270, 129), (2, 1000, 65), (70, 130, 64)
+    cases = [linear(*shape, dtype) for shape in shapes]
+    assert set(check(cases, far)) == {"gemm/2"}
+    for case in cases[:3]:
+        plans = [match(Problem(case.body, case.constants, target))[0] for target in (near, far)]
+        asks = [_asks(plan.emit("k", plan.candidates()[0]).function) for plan in plans]
+        assert asks[0] == 0 < asks[1]
+
+
+def _asks(function: PrimFunc) -> int:
+    """Places in the code that ask for a line of the first-level cache."""
+    return len(re.findall(r"llvm.prefetch.*?, 0, 3, 1\)", function.script()))
 
 
 @pytest.mark.parametrize(
