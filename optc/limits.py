@@ -22,10 +22,10 @@ from optc.ir.dtype import DType
 from optc.ir.output import replace_file
 from optc.ir.targets.target import Target
 
-VERSION = 3  # of the measurement: raised when it changes, so that kept results are not reused
+VERSION = 4  # of the measurement: raised when it changes, so that kept results are not reused
 FILE = "limits.json"
-# Going round bytes again and again, up to this part of a cache's size all of them stay in it. Of
-# more, a part stays that is measured: where lines are replaced in turn, none would.
+# Going round bytes again and again, up to this part of a cache's size all of them stay in it. How
+# much of more stays is told by the speed of reading more: where lines are replaced in turn, none.
 FITS = 0.5
 CROWDED = (0.75, 1.0, 1.125, 1.25, 1.5, 2.0)  # sizes at which it is measured, in units of the cache
 
@@ -64,8 +64,7 @@ class Level:
     """A level of memory: how many bytes fit, and how many per second all threads together move.
 
     `bandwidth` is for reading; `write` and `copy` (read and written bytes together) are the same
-    where they are 0. `kept` is the part still there of bytes that are read again and again, for
-    each of `CROWDED`; without it, as many as fit.
+    where they are 0. `crowded` are the speeds of reading more than fits, as much as `CROWDED` says.
     """
 
     name: str
@@ -73,17 +72,22 @@ class Level:
     bandwidth: float
     write: float = 0.0
     copy: float = 0.0
-    kept: tuple[float, ...] = ()
+    crowded: tuple[float, ...] = ()
 
-    def holds(self, asked: float, part: int = 1) -> float:
-        """How many of the bytes that are gone round are found here, in one `part`-th of it."""
+    def holds(self, asked: float, behind: Level, part: int = 1) -> float:
+        """How many of the bytes that are gone round are found in one `part`-th of it.
+
+        The others come from the level `behind`. Without `crowded`, as many are found as fit.
+        """
         size = self.size // part
-        if not self.kept:
+        near, far = 1 / self.bandwidth, 1 / behind.bandwidth
+        if not self.crowded or near >= far:
             return min(asked, size)
-        crowd = asked / size
-        if crowd >= CROWDED[-1]:
-            return self.kept[-1] * CROWDED[-1] * size
-        return asked * float(np.interp(crowd, (FITS, *CROWDED), (1.0, *self.kept)))
+        # More never keeps more: a speed below one that follows it was disturbed.
+        speeds = [max(self.crowded[place:]) for place in range(len(CROWDED))]
+        kept = [min(1.0, max(0.0, (far - 1 / speed) / (far - near))) for speed in speeds]
+        crowd = min(asked / size, CROWDED[-1])
+        return crowd * size * float(np.interp(crowd, (FITS, *CROWDED), (1.0, *kept)))
 
     def seconds(self, read: float, written: float) -> float:
         """The least time to read and write so much: each by itself, and both at the copy's pace."""
@@ -144,13 +148,12 @@ class Limits:
         """Seconds in caches and in memory when what was touched last is still where it fits."""
         near = far = 0.0
         left = total = float(max(1, read + written))
-        for level in self.levels:
-            last = level is self.levels[-1]
+        for level, behind in zip(self.levels, (*self.levels[1:], None), strict=True):
             own = part if level.name in ("l1", "l2") else 1
-            held = left if last else level.holds(left, own)
+            held = level.holds(left, behind, own) if behind else left
             share = held / total
             seconds = own * level.seconds(share * read, share * written)
-            near, far = (near, far + seconds) if last else (near + seconds, far)
+            near, far = (near + seconds, far) if behind else (near, far + seconds)
             left -= held
         return near, far
 
@@ -181,7 +184,7 @@ def _faster(one: Level, other: Level) -> Level:
         bandwidth=max(one.bandwidth, other.bandwidth),
         write=max(one.write, other.write),
         copy=max(one.copy, other.copy),
-        kept=tuple(map(max, one.kept, other.kept)) if one.kept and other.kept else one.kept,
+        crowded=tuple(map(max, one.crowded, other.crowded)),
     )
 
 
@@ -217,7 +220,9 @@ def _limits(row: Any) -> Limits | None:
     if not isinstance(row, dict):
         return None
     try:
-        levels = tuple(Level(**{**level, "kept": tuple(level["kept"])}) for level in row["levels"])
+        levels = tuple(
+            Level(**{**level, "crowded": tuple(level["crowded"])}) for level in row["levels"]
+        )
         return Limits(**{**row, "levels": levels})
     except (KeyError, TypeError):
         return None

@@ -73,34 +73,13 @@ def _levels(library: ctypes.CDLL, target: Target, threads: int) -> Iterator[Leve
         rounds = max(1, MOVED // size)
         return float(library.optc_limits_move(how, threads, size, rounds, REPEATS))
 
-    behind = 0.0
-    found = []
-    for space in reversed(target.memory):
-        size = _buffer(space.name, space.size, target)
-        read, write, copy = (speed(how, size) for how in range(3))
-        own = space.name in ("l1", "l2")
-        kept: tuple[float, ...] = ()
-        if behind:
-            each = space.size // (1 if own else threads)
-            crowded = [speed(0, max(4096, int(part * each))) for part in CROWDED]
-            kept = kept_of(read, behind, crowded)
-        found.append(
-            Level(space.name, space.size * (threads if own else 1), read, write, copy, kept)
-        )
-        behind = read
-    yield from reversed(found)
-
-
-def kept_of(near: float, far: float, crowded: Sequence[float]) -> tuple[float, ...]:
-    """Which parts of what is read come from a cache, by the speed of reading more and more.
-
-    `near` and `far` are the speeds of the cache and of what is behind it. More never keeps more: a
-    speed below one that follows it was disturbed.
-    """
-    if near <= far:
-        return tuple(1.0 for _ in crowded)
-    parts = [(1 / speed - 1 / far) / (1 / near - 1 / far) if speed else 0.0 for speed in crowded]
-    return tuple(min(1.0, max(0.0, *parts[place:])) for place in range(len(parts)))
+    for space in target.memory:
+        size, own = _buffer(space.name, space.size, target), space.name in ("l1", "l2")
+        speeds = [speed(how, size) for how in range(3)]
+        each = space.size // (1 if own else threads)
+        more = () if space.name == "dram" else CROWDED
+        crowded = tuple(speed(0, max(4096, int(part * each))) for part in more)
+        yield Level(space.name, space.size * (threads if own else 1), *speeds, crowded)
 
 
 def _buffer(name: str, size: int, target: Target) -> int:

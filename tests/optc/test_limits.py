@@ -17,8 +17,8 @@ from optc.ir.dtype import DType
 from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host, host_with
 from optc.ir.targets.target import Arch, Target
-from optc.limits import CROWDED, FILE, Bound, Level, Limits, Work, kept_limits, limits_of
-from optc.microkernels import DTYPES, build, kept_of, source
+from optc.limits import FILE, Bound, Level, Limits, Work, kept_limits, limits_of
+from optc.microkernels import DTYPES, build, source
 from optc.runtime import KernelTime
 
 LEVELS = (
@@ -58,7 +58,9 @@ def test_bandwidth_binds_by_size_and_direction(work: Work, seconds: float, bound
     assert least.bound is bound
 
 
-PART = Level("l2", 1000, 100e9, kept=(0.9, 0.6, 0.5, 0.4, 0.2, 0.1))
+KEPT = (0.9, 0.6, 0.5, 0.4, 0.2, 0.1)
+SPEEDS = tuple(1 / (part / 100e9 + (1 - part) / 10e9) for part in KEPT)
+PART, BEHIND = Level("l2", 1000, 100e9, crowded=SPEEDS), Level("dram", 1 << 30, 10e9)
 
 
 @pytest.mark.parametrize(
@@ -67,27 +69,23 @@ PART = Level("l2", 1000, 100e9, kept=(0.9, 0.6, 0.5, 0.4, 0.2, 0.1))
      (2000, 200), (8000, 200)],
 )  # fmt: skip
 def test_a_cache_gone_round_keeps_what_was_measured(asked: int, held: float) -> None:
-    assert PART.holds(asked) == pytest.approx(held)
-    assert PART.holds(asked / 2, 2) == pytest.approx(held / 2)
-    limits = Limits(1, 1e12, (PART, Level("dram", 1 << 30, 10e9)))
+    assert PART.holds(asked, BEHIND) == pytest.approx(held)
+    assert PART.holds(asked / 2, BEHIND, 2) == pytest.approx(held / 2)
     seconds = held / 100e9 + (asked - held) / 10e9
-    assert limits.least(Work(0, asked)).seconds == pytest.approx(seconds)
+    least = Limits(1, 1e12, (PART, BEHIND)).least(Work(0, asked))
+    assert least.seconds == pytest.approx(seconds)
 
 
-def test_what_a_cache_keeps_is_read_off_the_speeds() -> None:
-    parts = (1.0, 0.75, 0.5, 0.25, 0.25, 0.0)
-    speeds = [1 / (part / 100 + (1 - part) / 20) for part in parts]
-    assert kept_of(100, 20, speeds) == pytest.approx(parts)
-    speeds[1] = 1.0  # disturbed: of less, no less is kept
-    assert kept_of(100, 20, speeds) == pytest.approx((1.0, 0.5, *parts[2:]))
-    assert kept_of(20, 20, speeds) == (1.0,) * 6  # not to be told from what is behind it
-    assert len(parts) == len(CROWDED)
+def test_reading_more_that_was_disturbed_keeps_no_less() -> None:
+    once = replace(PART, crowded=(SPEEDS[0], 1.0, *SPEEDS[2:]))
+    assert once.holds(1000, BEHIND) == pytest.approx(500)
+    assert PART.holds(1500, replace(BEHIND, bandwidth=100e9)) == 1000  # not to be told apart
 
 
-def test_the_better_of_two_measurements_keeps_more() -> None:
-    less = replace(PART, bandwidth=90e9, kept=(1.0, 0.5, 0.5, 0.5, 0.1, 0.0))
-    better = Limits(1, 1e9, (PART,)).better(Limits(1, 1e9, (less,)))
-    assert better.levels == (replace(PART, kept=(1.0, 0.6, 0.5, 0.5, 0.2, 0.1)),)
+def test_the_better_of_two_measurements_reads_faster() -> None:
+    other = replace(PART, bandwidth=90e9, crowded=(*SPEEDS[:1], 80e9, *SPEEDS[2:5], 1e9))
+    better = Limits(1, 1e9, (PART, BEHIND)).better(Limits(1, 1e9, (other, BEHIND)))
+    assert better.levels[0] == replace(PART, crowded=(SPEEDS[0], 80e9, *SPEEDS[2:]))
 
 
 def test_weights_that_no_cache_keeps_come_from_memory() -> None:
