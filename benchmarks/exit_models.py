@@ -204,7 +204,7 @@ def row(
         f"{1 - fast.mean() / slow.mean():.0%}",
         f"{np.percentile(fast, 99):.3f}",
         f"{np.median(fast[late]) if late.any() else float('nan'):.3f}",
-        ", ".join(f"{share:.0%}" for share in counts),
+        ", ".join(f"{share:.1%}" for share in counts),
     )
     return f"| {' | '.join(cells)} |"
 
