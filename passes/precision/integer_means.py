@@ -18,6 +18,7 @@ from optc.ir.types import TensorType
 from optc.passes.precision.affine import Affine
 from optc.passes.rewrite import Miss, Site
 
+_WEIGHTS = 1 << 10  # ones of a channel, of which the artifact holds every one
 _MOST = 1 << 22  # elements of a sum: 255 times as many fit i32, and what zeros add to it
 
 
@@ -49,8 +50,8 @@ def _windows(op: AvgPool, q: Value, source: Affine, site: Site) -> Sums | Miss:
     count = math.prod(op.kernel)
     if any(map(any, op.padding)) and op.divisor is None and op.counted != op.padding:
         return Miss("its windows have unlike numbers of elements")
-    if count > _MOST:
-        return Miss(f"a sum of {count} bytes may not fit i32")
+    if count > _WEIGHTS:
+        return Miss(f"each channel would have {count} ones as weights")
     channels = q.shape[-1] if op.channels_last else q.shape[1]
     plain: Op = Conv(op.stride, op.padding, op.dilation, channels, op.channels_last)
     conv, image = padded(plain, q, source.zero, site)

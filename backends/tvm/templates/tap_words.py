@@ -8,6 +8,7 @@ none of its own: a 3x3 window takes three instructions in place of nine, a 5x5 o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,7 @@ _READ = 0.25  # a vector of words or weights from the first-level cache
 _KEPT = 20  # meetings whose weights stay in registers or next to them
 _CROWDED = 0.01  # of a product, for each weight beyond them
 _FINISH = 4.0  # to requantize a vector
+_WRITTEN_OUT = 128  # taps of a window
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def refusal(problem: Problem, anchor: Node) -> str | None:
         return "channels come first, or there are not two axes"
     if op.dilation[0] != 1:
         return "its rows are dilated"
+    if math.prod(weight.shape[2:]) > _WRITTEN_OUT:
+        return f"windows of {math.prod(weight.shape[2:])} taps are loops"
     if dot_of(problem.target, x.type.dtype, DType.I8).group < ROWS:
         return f"{problem.target.name} adds up no products of four bytes"
     return None

@@ -41,7 +41,7 @@ class Window:
         return task(op, x, weight, epilogue)
 
 
-FIVE = ((2, 2), (2, 2))
+SAME, FIVE = ((1, 1), (1, 1)), ((2, 2), (2, 2))
 WINDOWS = (
     Window((1, 14, 14, 144)),  # blocks of 64, and 16 channels more
     Window((2, 15, 13, 33), stride=(2, 2)),  # a channel beyond whole vectors
@@ -114,16 +114,17 @@ def test_packs_hold_every_tap_once_for_each_row(
 
 
 @pytest.mark.parametrize(
-    ("window", "target", "reason"),
+    ("window", "size", "target", "reason"),
     [
-        (Conv((1, 1), ((1, 1),) * 2, (2, 1), 8, True), "host", "rows are dilated"),
-        (Conv((1, 1), ((1, 1),) * 2, (1, 1), 8, True), "aarch64", "no products of four bytes"),
-        (Conv((1, 1), ((1, 1),) * 2, (1, 1), 4, True), "host", "mixes channels"),
+        (Conv((1, 1), SAME, (2, 1), 8, True), 3, "host", "rows are dilated"),
+        (Conv((1, 1), SAME, (1, 1), 8, True), 3, "aarch64", "no products of four bytes"),
+        (Conv((1, 1), SAME, (1, 1), 4, True), 3, "host", "mixes channels"),
+        (Conv((1, 1), SAME, (1, 1), 8, True), 12, "host", "144 taps are loops"),
     ],
 )
-def test_what_goes_elsewhere(window: Conv, target: str, reason: str) -> None:
-    weight = TensorType((8, 8 // window.groups, 3, 3), I8)
-    item = task(window, TensorType((1, 9, 9, 8), U8), weight, "requantize")
+def test_what_goes_elsewhere(window: Conv, size: int, target: str, reason: str) -> None:
+    weight = TensorType((8, 8 // window.groups, size, size), I8)
+    item = task(window, TensorType((1, 15, 15, 8), U8), weight, "requantize")
     answer = TapWords().match(Problem(item.body, item.constants, find_target(target)))
     assert isinstance(answer, Miss)
     assert reason in answer.reason
