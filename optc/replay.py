@@ -42,6 +42,7 @@ class Stage:
 
     name: str
     module: Module
+    lossy: bool = False
 
 
 def read_lock(folder: Path) -> Mapping[str, Any]:
@@ -118,9 +119,22 @@ def stages(
         def after(self, step: Pass, before: Module, after: Module) -> None:
             """Keep a changed module."""
             if after is not before:
-                found.append(Stage(str(step), after))
+                found.append(Stage(str(step), after, step.effect is Effect.LOSSY))
 
     run_passes(module, passes_of(lock), context, (Watch(),))
+    return found
+
+
+def stretches(history: Sequence[Stage]) -> list[list[Stage]]:
+    """The stages that compute one function each: the capture's, and that of every lossy pass.
+
+    A stretch begins with the stage that made its function; exact and rounding passes follow.
+    """
+    found: list[list[Stage]] = []
+    for stage in history:
+        if stage.lossy or not found:
+            found.append([])
+        found[-1].append(stage)
     return found
 
 

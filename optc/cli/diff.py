@@ -18,6 +18,7 @@ from optc.ir.diagnostics import NOWHERE, Diagnostic, OptcError, error
 if TYPE_CHECKING:
     from optc.diff import Culprit, Gap
     from optc.ir.module import Module
+    from optc.replay import Stage
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -73,7 +74,8 @@ def diff_command(
     A is right by definition: a model (.pt2), a graph in text form, or an artifact. B is a graph or
     an artifact. With a model and the artifact made from it, the passes are replayed and bisected,
     then the kernels are run a few at a time, so the answer names the pass or the kernel, and your
-    source line.
+    source line. What lossy passes changed is shown and blames nobody: what comes behind each of
+    them is compared with what it made.
     """
     from optc.arrays import Tensor
     from optc.inputs import random_arrays
@@ -126,17 +128,26 @@ def _diff_artifact(
 ) -> None:
     from optc.backends.reference.trace import trace
     from optc.bundle import open_bundle
-    from optc.diff import compare_outputs, first_bad, locate
+    from optc.diff import compare_outputs
     from optc.inputs import call
     from optc.ir.structural import module_digest
-    from optc.replay import bad_kernel, evidence_of, first_drift, read_lock, rebuild_of, stages
+    from optc.replay import (
+        bad_kernel,
+        evidence_of,
+        first_drift,
+        read_lock,
+        rebuild_of,
+        stages,
+        stretches,
+    )
     from optc.runtime import load
 
     folder = open_bundle(path, cache_folder() / "artifacts").folder
     progress("evaluating", 0, 0)
     wanted = trace(right, inputs)
     with load(path, cache=cache_folder() / "artifacts") as artifact:
-        gaps = compare_outputs(right, wanted, call(artifact, inputs), scale)
+        found = call(artifact, inputs)
+    gaps = compare_outputs(right, wanted, found, scale)
     _show(gaps)
     if all(gap.ok for gap in gaps):
         return
@@ -144,11 +155,15 @@ def _diff_artifact(
     rebuild = rebuild_of(lock, scale, cache_folder())
     progress("replaying passes", 0, 0)
     history = stages(right, lock, rebuild.target, evidence_of(right, lock, *data))
-    index = first_bad([stage.module for stage in history], wanted, inputs, scale=scale)
-    if index is not None:
-        before, after = history[max(0, index - 1)], history[index]
-        culprit = locate(before.module, after.module, inputs, scale=scale)
-        raise _blame("E0721", f" after pass {after.name}", gaps, culprit)
+    base = _right_passes(stretches(history), inputs, scale, gaps)
+    lossy = [stage.name for stage in history if stage.lossy]
+    if lossy:
+        behind = compare_outputs(base, trace(base, inputs), found, scale)
+        _show(behind)
+        if all(gap.ok for gap in behind):
+            _tell_lossy(lossy, path)
+            return
+        gaps = behind
     for search, code, where in (
         (bad_kernel, "E0722", " in its kernel"),
         (first_drift, "E0727", " when each kernel is given what those before it computed"),
@@ -169,6 +184,33 @@ def _diff_artifact(
         "every pass and every kernel is right, also one behind the other, the artifact is not: its "
         "memory plan, its packed weights or its driver is wrong",
         help="compile the model again and compare once more",
+    )
+
+
+def _right_passes(
+    history: Sequence[Sequence[Stage]], inputs: Arrays, scale: float, gaps: Sequence[Gap]
+) -> Module:
+    """What the last lossy pass made; raises E0721 where a pass behind one changed its function."""
+    from optc.backends.reference.trace import trace
+    from optc.diff import first_bad, locate
+
+    for stretch in history:
+        wanted = trace(stretch[0].module, inputs)
+        index = first_bad([stage.module for stage in stretch], wanted, inputs, scale=scale)
+        if index is not None:
+            before, after = stretch[max(0, index - 1)], stretch[index]
+            culprit = locate(before.module, after.module, inputs, scale=scale)
+            raise _blame("E0721", f" after pass {after.name}", gaps, culprit)
+    return history[-1][0].module
+
+
+def _tell_lossy(passes: Sequence[str], path: Path) -> None:
+    """Nobody is to blame: the user asked for another function."""
+    asked = [name for name in passes if name != "integerize"] or list(passes)
+    console().print(
+        f"the first table is what {', '.join(asked)} cost{'s' if len(asked) == 1 else ''} on these "
+        "inputs; the second compares with the model behind: every other pass and every kernel is "
+        f"right. optc eval {path} --data DATA --against MODEL measures it"
     )
 
 
