@@ -22,7 +22,7 @@ from optc.ir.structural import module_digest
 from optc.ir.targets.target import Target
 from optc.memory import room
 from optc.observers import PassRecord, PassTimes
-from optc.passes.base import Observer, Pass, run_passes
+from optc.passes.base import Observer, Pass, PassContext, run_passes
 from optc.passes.fusion.fuse import Fuse
 from optc.passes.layout.assign_layout import AssignLayout
 from optc.passes.memory.reorder_nodes import ReorderNodes
@@ -146,7 +146,7 @@ def compile_module(
     builder = kernel_builder(target)
     source = original or module
     evidence = evidence or _evidence(source, options, clock)
-    context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
+    context = _context(target, options, evidence)
     payoffs = _payoffs(target, evidence, options, context.exits)
     history, times, milestones = History(), PassTimes(payoffs), Milestones()
     with clock.stage("passes"):
@@ -175,7 +175,7 @@ def compile_module(
     timings = None
     if options.measure_passes:
         with clock.stage("timing"):
-            plain = pass_context(target, exact=options.exact, seed=options.seed)
+            plain = _context(target, options, None)
             bare = passes_of(replace(options, pipeline=Pipeline()))
             trial = Trial(plain, bare, passes_behind(options), build, options.cache)
             batches = evidence.calibration.batches if evidence else None
@@ -212,8 +212,13 @@ def lower_module(
     """What the passes of a compilation make of a module: fused, each node one kernel."""
     evidence = _evidence(module, options, _Clock(None))
     target = options.machine(target)
-    context = pass_context(target, exact=options.exact, seed=options.seed, evidence=evidence)
+    context = _context(target, options, evidence)
     return run_passes(module, passes_of(options), context, observers)
+
+
+def _context(target: Target, options: Options, evidence: Evidence | None) -> PassContext:
+    exact, seed, cache = options.exact, options.seed, options.cache
+    return pass_context(target, exact=exact, seed=seed, evidence=evidence, cache=cache)
 
 
 def _evidence(module: Module, options: Options, clock: _Clock) -> Evidence | None:
