@@ -39,6 +39,8 @@ VARIANTS = (
     "prune-channels{{ratio={ratio}}},match-statistics",
     "prune-channels{{ratio={ratio}}},reconstruct-weights",
     "prune-channels{{ratio={ratio},rounds=3,recover=reconstruct-weights}}",
+    "prune-channels{{ratio={ratio},criterion=fit}},reconstruct-weights",
+    "prune-channels{{ratio={ratio},criterion=fit,spread=loss}},reconstruct-weights",
 )
 HEADS = (
     "model", "samples", "passes", "MACs", "parameters", "score", "drop, points (95 %)",
@@ -191,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     path = options.results / "prune_quality.json"
     for name in options.cases:
-        case = SOURCES[name](options.data).first(options.limit)
+        case = SOURCES[name](options.data).apart().first(options.limit)
         samples = len(next(iter(case.held_out.values())))
         pipelines = [
             text

@@ -80,6 +80,16 @@ class Case:
     batch: int
     together: int = 1
 
+    def apart(self) -> Case:
+        """The same with one view of each thing."""
+        most, step, score = len(next(iter(self.held_out.values()))), self.together, self.score
+
+        def scored(found: Array) -> Array:
+            return score(np.repeat(found, step, axis=0))[::step]
+
+        part = {name: array[:most:step] for name, array in self.held_out.items()}
+        return replace(self, held_out=part, score=scored, together=1)
+
     def first(self, count: int) -> Case:
         """The same with at most `count` samples to judge on."""
         most = len(next(iter(self.held_out.values())))

@@ -17,6 +17,7 @@ from optc.ir.module import Module
 from optc.ir.ops import BatchNorm
 from optc.passes.base import PassContext
 from optc.passes.prune.coupling import Couplings
+from optc.passes.prune.elimination import curves
 from optc.passes.prune.solution import FREE
 
 Scores = NDArray[np.float64]
@@ -30,6 +31,7 @@ class Criterion(Enum):
     L1 = "l1"
     L2 = "l2"
     TAYLOR = "taylor"
+    FIT = "fit"
     RANDOM = "random"
 
 
@@ -88,6 +90,14 @@ def _taylor(module: Module, found: Couplings, ctx: PassContext, _seed: int) -> S
     return scores
 
 
+def _fit(module: Module, found: Couplings, ctx: PassContext, _seed: int) -> Scores:
+    """The place in the order in which components go; norms where no layer can be fitted."""
+    scores = _norm(1)(module, found, ctx, 0)
+    for curve in curves(module, found, ctx, "criterion=fit").values():
+        scores[curve.order] = np.arange(len(curve.order))
+    return scores
+
+
 def _random(_module: Module, found: Couplings, _ctx: PassContext, seed: int) -> Scores:
     return np.random.default_rng(seed).random(len(found.pin_of))
 
@@ -96,5 +106,6 @@ SCORES: Mapping[Criterion, Score] = {
     Criterion.L1: _norm(1),
     Criterion.L2: _norm(2),
     Criterion.TAYLOR: _taylor,
+    Criterion.FIT: _fit,
     Criterion.RANDOM: _random,
 }

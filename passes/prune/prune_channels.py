@@ -18,8 +18,9 @@ class PruneChannels(PruneShare):
     `ratio` is the share of each family of coupled channels to remove at most; what stays is a
     multiple of `align` positions wide (none: the target's vectors). `criterion` says what is
     important: norms of weights (l1, l2), what the loss on the user's data would lose to first order
-    (taylor; without labels on the model's own answers), or nothing (random). Attention heads are
-    `prune-heads`' to remove.
+    (taylor; without labels on the model's own answers), what a least-squares fit of the layers that
+    read them could not make up for (fit), or nothing (random). Attention heads are `prune-heads`'
+    to remove.
     """
 
     name = "prune-channels"

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from optc.ir.graph import Graph, Value
 from optc.ir.module import Module
 from optc.passes.base import PassContext
-from optc.passes.prune.coupling import Couplings, Family, Place, couplings
+from optc.passes.prune.coupling import Couplings, Place, couplings
+from optc.passes.prune.layers import layers_of
 from optc.passes.prune.selection import (
     Choice,
     Request,
@@ -27,6 +28,7 @@ from optc.passes.prune.selection import (
 )
 from optc.passes.prune.surgery import Kept, removal
 
+Chosen = tuple[Couplings, Sequence[Choice]]
 Recover = Callable[[Module, PassContext], Module]
 
 
@@ -61,11 +63,11 @@ class _Plan:
             owner[np.isin(held, components)] = len(self.due)
         self.due.append(_Due(len(components), choice.gone))
 
-    def of(self, found: Couplings, family: Family, places: Sequence[Place]) -> _Due:
+    def of(self, found: Couplings, choice: Choice) -> _Due:
         """What is due of a family as it is now."""
-        held = found.components(*places[0])
-        position = int(np.argmax(held == family.components[0]))
-        return self.due[int(self.owner[places[0]][position])]
+        held = found.components(*choice.places[0])
+        position = int(np.argmax(held == choice.family.components[0]))
+        return self.due[int(self.owner[choice.places[0]][position])]
 
     def follow(self, kept: Kept, became: Mapping[Value, Value]) -> None:
         """Positions that are left have new values, and new numbers."""
@@ -88,25 +90,43 @@ def prune(
     `recover` mends the module after each round that removed something. Raises E0137 for names that
     no layer has.
     """
-    plan = _Plan()
-    for found, chosen in decided(apart_of(module), ctx, request):
-        for choice in chosen:
+    plan, apart = _Plan(), apart_of(module)
+    chosen: Sequence[Chosen] = tuple(decided(apart, ctx, request))
+    for found, choices in chosen:
+        for choice in choices:
             plan.add(found, choice)
     for number in range(1, rounds + 1):
-        after = _round(module, ctx, request, plan, number / rounds)
+        if number > 1:
+            apart = apart_of(module)
+            chosen = [_again(graph, request) for graph in apart.graphs]
+        after = _round(module, apart, chosen, plan, number / rounds, ctx, request)
         module = recover(after, ctx) if recover and after is not module else after
     return module
 
 
-def _round(module: Module, ctx: PassContext, request: Request, plan: _Plan, share: float) -> Module:
+def _again(graph: Graph, request: Request) -> Chosen:
+    """The families of a graph that an earlier round has left."""
+    found, layers = couplings(graph), layers_of(graph)
+    chosen = (Choice(f, places, layers[places[0]], 0) for f, places in families(found, request))
+    return found, tuple(chosen)
+
+
+def _round(
+    module: Module,
+    apart: Module,
+    chosen: Sequence[Chosen],
+    plan: _Plan,
+    share: float,
+    ctx: PassContext,
+    request: Request,
+) -> Module:
     """The module after one round; plan and lineage follow its values."""
-    apart = apart_of(module)
     graphs: list[Graph] = []
-    for graph, separate in zip(module.graphs, apart.graphs, strict=True):
-        found = couplings(separate)
+    pairs = zip(module.graphs, apart.graphs, chosen, strict=True)
+    for graph, separate, (found, choices) in pairs:
         going = [
-            (family, plan.of(found, family, places).now(len(family.components), share))
-            for family, places in families(found, request)
+            (choice, plan.of(found, choice).now(len(choice.family.components), share))
+            for choice in choices
         ]
         kept = kept_without(apart, found, going, ctx, request)
         result, became = removal(kept)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from optc.ir.module import Module
 from optc.passes.base import Effect, Pass, PassContext
+from optc.passes.prune.allocation import Spread
 from optc.passes.prune.importance import Criterion
 from optc.passes.prune.match_statistics import MatchStatistics
 from optc.passes.prune.reconstruct_weights import ReconstructWeights
@@ -37,8 +38,10 @@ class PruneShare(Pass):
     """Remove at most `ratio` of each family; `heads` says which families.
 
     With several `rounds` the share grows evenly, importance is asked again in each, and `recover`
-    mends the layers after it. `only` and `keep` name layers by their module path, or parts of it:
-    `only=(encoder.layer.0)`, `keep=(*.query)`.
+    mends the layers after it. With `spread=loss` the ratio is that of all families together: as few
+    multiply-adds are left as an even share would leave, and each family gives as much as the layers
+    that read it bear best, which `criterion=fit` alone can tell. `only` and `keep` name layers by
+    their module path, or parts of it: `only=(encoder.layer.0)`, `keep=(*.query)`.
     """
 
     effect = Effect.LOSSY
@@ -49,6 +52,7 @@ class PruneShare(Pass):
     seed: int = 0
     rounds: int = 1
     recover: Recovery = Recovery.NONE
+    spread: Spread = Spread.EVEN
     only: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
@@ -60,12 +64,16 @@ class PruneShare(Pass):
             raise ValueError(f"align is a positive number of {unit}, not {self.align}")
         if self.rounds < 1:
             raise ValueError(f"rounds is a positive number, not {self.rounds}")
+        if self.spread is Spread.LOSS and self.criterion is not Criterion.FIT:
+            raise ValueError("spread=loss is what criterion=fit can tell: give both")
 
     @property
     def request(self) -> Request:
         """The options as `selection` takes them."""
         where = Where(self.only, self.keep)
-        return Request(self.heads, self.ratio, self.criterion, self.align, self.seed, where)
+        return Request(
+            self.heads, self.ratio, self.criterion, self.align, self.seed, where, self.spread
+        )
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The narrower module; remarks say what went, and why the rest stays.
