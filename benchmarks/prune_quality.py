@@ -42,6 +42,7 @@ VARIANTS = (
     "prune-channels{{ratio={ratio},criterion=fit}},reconstruct-weights",
     "prune-channels{{ratio={ratio},criterion=fit,spread=loss}},reconstruct-weights",
 )
+SEEN = "\n## What was seen\n"  # by a person: what follows stays
 HEADS = (
     "model", "samples", "passes", "MACs", "parameters", "score", "drop, points (95 %)",
     "changed answers", "s",
@@ -177,7 +178,9 @@ def write(known: Mapping[tuple[str, str, int], Row], folder: Path) -> None:
         "|" + "---|" * len(HEADS),
         *("| " + " | ".join(row.cells) + " |" for row in every),
     ]
-    (folder / "prune_quality.md").write_text("\n".join(lines) + "\n")
+    page = folder / "prune_quality.md"
+    _, mark, seen = page.read_text().partition(SEEN) if page.exists() else ("", "", "")
+    page.write_text("\n".join(lines) + "\n" + mark + seen)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

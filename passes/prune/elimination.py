@@ -259,7 +259,7 @@ def _states(
         halves = one.covariance(), other.covariance()
         weight = reader.weight
         if weight.shape[0] > weight.shape[1]:
-            weight = np.linalg.qr(weight, mode="r").astype(np.float64, copy=False)
+            weight = np.linalg.qr(weight).R.astype(np.float64, copy=False)
         fit, half = (_Fit.of(covariance, weight) for covariance in (both, halves[0]))
         energy = float((weight @ both * weight).sum())
         energy *= seen.variance[reader.judged] / max(seen.variance[reader.node.output], 1e-30)
