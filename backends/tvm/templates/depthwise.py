@@ -1,6 +1,7 @@
 """Depthwise convolutions with constant weights: every channel has a window of its own.
 
-The weights are packed as `[taps][channels]`: a vector of channels meets a vector of weights.
+The weights are packed as `[vectors of channels][taps][lanes]`: a vector of channels meets a vector
+of weights, and what a tile reads of them lies in one stretch, which comes to the caches unasked.
 See `slide` for the loops.
 """
 
@@ -21,7 +22,7 @@ from optc.backends.tvm.templates.fused import Fused, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
 from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
-from optc.backends.tvm.templates.places import Coordinate, plain
+from optc.backends.tvm.templates.places import Coordinate, Lane, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.slide import Slide
 from optc.backends.tvm.templates.slide_cost import candidates
@@ -36,19 +37,29 @@ from optc.ir.types import TensorType
 
 @dataclass(frozen=True, slots=True)
 class DepthwisePack:
-    """[C, 1, *K] weights as [taps][C]; with `halves`, bytes as the lower 16 bits of i32."""
+    """[C, 1, *K] weights as [C / lanes][taps][lanes], filled up with zeros.
+
+    With `halves`, bytes as the lower 16 bits of i32.
+    """
 
     dtype: DType
+    lanes: int
     halves: bool = False
 
     def type(self, natural: TensorType) -> TensorType:
-        """[taps, C]."""
-        return TensorType((math.prod(natural.shape[1:]), natural.shape[0]), self.dtype)
+        """One axis."""
+        vectors = -(-natural.shape[0] // self.lanes)
+        return TensorType((vectors * math.prod(natural.shape[1:]) * self.lanes,), self.dtype)
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
-        """The transpose."""
-        matrix = array.reshape(array.shape[0], -1).T.astype(self.dtype.storage, copy=False)
-        return np.ascontiguousarray(matrix & 0xFFFF if self.halves else matrix)
+        """The vectors, flat."""
+        channels = array.shape[0]
+        vectors = -(-channels // self.lanes)
+        matrix = array.reshape(channels, -1).astype(self.dtype.storage, copy=False)
+        filled = np.zeros((vectors * self.lanes, matrix.shape[1]), matrix.dtype)
+        filled[:channels] = matrix & 0xFFFF if self.halves else matrix
+        split = filled.reshape(vectors, self.lanes, -1).transpose(0, 2, 1)
+        return np.ascontiguousarray(split).ravel()
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Depthwise:
     """Template of convolutions with as many groups as channels, in and out."""
 
     name: str = "depthwise"
-    version: int = 2
+    version: int = 3
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around one depthwise `conv` or `conv_transpose` with constant weights."""
@@ -123,14 +134,15 @@ class _Emission:
         self.sum = self.dot.sum
         place = plan.task.problem.body.inputs.index(self.node.inputs[1])
         stored = self.dot.right if kind in BYTES else kind
-        pack = DepthwisePack(stored, halves=bool(self.dot.intrinsic))
+        self.lanes = plan.target.lanes(self.sum)
+        pack = DepthwisePack(stored, self.lanes, halves=bool(self.dot.intrinsic))
         self.io = plan.task.emitter({place: pack})
         self.weights = self.io.packed(self.node.inputs[1])
         self.code = Code()
 
     def run(self, symbol: str) -> Emitted:
         plan, x = self.plan, self.node.inputs[0]
-        lanes = plan.target.lanes(self.sum)
+        lanes = self.lanes
         stored = tvm_dtype(x.type.dtype)
         order = channels_at_end(x.type.rank, channels_last=True)
         reader = ImageReader(self.code, self.io, x, stored, order, lanes, plan.target.cores > 1)
@@ -140,8 +152,12 @@ class _Emission:
         Slide(self.code, plan.shape, self.knobs, image, fold, plan.target, lanes).run()
         return self.io.finish(self.code, symbol)
 
-    def _step(self, total: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:
-        return self.dot.add(total, element, self.weights[tap, channel])
+    def _step(self, total: Expr, element: Expr, tap: Expr, channel: Lane) -> Expr:
+        base, lanes = channel.base, self.lanes
+        vector = tirx.floordiv(base, lanes) * (self.plan.shape.taps * lanes)
+        # Fewer lanes are a part of the last vector.
+        lane = channel.lane + (0 if channel.lanes == lanes else tirx.floormod(base, lanes))
+        return self.dot.add(total, element, self.weights[vector + (tap * lanes + lane)])
 
     def _finish(self, batch: Expr, place: Sequence[Expr], channel: Coordinate, value: Expr) -> None:
         if len(self.node.inputs) > 2:

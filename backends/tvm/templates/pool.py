@@ -17,7 +17,7 @@ from optc.backends.tvm.templates.fused import Fused, fused
 from optc.backends.tvm.templates.geometry import Geometry, pool_geometry
 from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
-from optc.backends.tvm.templates.places import Coordinate, plain
+from optc.backends.tvm.templates.places import Coordinate, Lane, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.slide import Slide
 from optc.backends.tvm.templates.slide_cost import candidates
@@ -114,10 +114,10 @@ class _Emission:
         ).run()
         return self.io.finish(self.code, symbol)
 
-    def _add(self, total: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:
+    def _add(self, total: Expr, element: Expr, tap: Expr, channel: Lane) -> Expr:
         return total + self.wide(element)
 
-    def _larger(self, best: Expr, element: Expr, tap: Expr, channel: Expr) -> Expr:
+    def _larger(self, best: Expr, element: Expr, tap: Expr, channel: Lane) -> Expr:
         item = self.wide(element)
         if not self.sum.is_float:
             return tirx.max(item, best)

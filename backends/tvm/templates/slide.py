@@ -70,6 +70,7 @@ class Slide:
         radices = [shape.batch, *outer, strips, parts]
         with self.code.shared("item", math.prod(radices), cycles) as item:
             *digits, strip, part = digits_of(self.code, item, radices)
+            strip = self._upwards(strip, strips)
             self._outer(digits, [], _Share(strip, strips, part, parts))
 
     def _shares(self, images: int) -> tuple[int, int]:
@@ -80,6 +81,14 @@ class Slide:
         wanted = -(-cores // images)
         strips = min(tiles, wanted * max(1, min(_STRIPS_PER_CORE, tiles // (wanted * _TALL))))
         return max(1, strips), 1
+
+    def _upwards(self, strip: Expr, strips: int) -> Expr:
+        """A core's strips from below, as the rows in them are done."""
+        each = strips // self.target.cores
+        if each < 2 or strips % self.target.cores:
+            return strip
+        first = tirx.floordiv(strip, each) * each
+        return self.code.bind(first + (each - 1) - tirx.floormod(strip, each), "strip")
 
     @property
     def _tiles(self) -> int:
@@ -128,7 +137,8 @@ class Slide:
         first = code.bind(tirx.floordiv(share.strip * tiles, share.strips), "first")
         last = code.bind(tirx.floordiv((share.strip + 1) * tiles, share.strips), "last")
         with code.loop("row", tiles if share.strips == 1 else last - first) as step:
-            row = code.bind(first + step, "row")
+            # Upwards: what the kernel before wrote last, the lower rows, is still in the cache.
+            row = code.bind(last - 1 - step, "row")
             at = 0
             for band in self.bands:
                 with self._between(row, at, at + band.repeat, tiles):

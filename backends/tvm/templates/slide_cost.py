@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.slide_knobs import Share, SlideKnobs
@@ -23,7 +24,9 @@ _LOAD = 0.4  # cycles of a load that multiplications do not hide
 _SWEEP = 5.0  # to find out where the tiles of a block are
 _WIDER = 5.0  # for each doubling of a block: fewer of its lines are fetched in pairs
 _ALONE = 1.12  # a row by itself: every input row is read for each of its rows of taps
-_FOREIGN = 1.2  # convolutions before and after share out rows: other cores hold the input
+_FOREIGN = 1.2  # convolutions before and after share out something else: other cores hold the input
+_NARROWER = 6  # channels of a convolution before or after, as a divisor of these
+_FEW_TAPS = 9  # of more, cores that share out channels each fetch too much code for the borders
 _FULL = 0.7  # of the first level, that a block may take
 _BLOCKS = (2, 4, 8, 16)
 _ROWS = (1, 2, 3, 4)
@@ -87,8 +90,18 @@ class _Estimate:
 
     def _uneven(self, knobs: SlideKnobs, vectors: int) -> float:
         cores = self.target.cores
-        items = -(-self.size[0] // knobs.rows) if knobs.share is Share.ROWS else vectors
-        return -(-items // cores) / items * (1.0 if knobs.share is Share.ROWS else _FOREIGN)
+        sizes = [1] * vectors if knobs.share is Share.CHANNELS else pieces(self.size[0], knobs.rows)
+        ends = [core * len(sizes) // cores for core in range(cores + 1)]
+        most = max(sum(sizes[low:high]) for low, high in pairwise(ends))
+        return most / sum(sizes) * (1.0 if knobs.share is self._local else _FOREIGN)
+
+    @cached_property
+    def _local(self) -> Share:
+        """What convolutions of single places before and after most likely share out."""
+        channels = self.shape.channels
+        weights = channels * channels // _NARROWER * 4
+        far = 2 * weights > self.target.cache("l2", 1 << 18)
+        return Share.CHANNELS if far and self.shape.taps <= _FEW_TAPS else Share.ROWS
 
     def _vector(self, knobs: SlideKnobs) -> float:
         """All tiles of one vector of channels."""

@@ -33,12 +33,13 @@ class Fold:
     """What is done with the elements of a window; sums are kept in `dtype`.
 
     `step(sum, element, tap, channel)` adds an element, of the image's dtype, in a vector loop over
-    channels; `tap` counts the window's elements. `finish(batch, place, channel, sum)` stores.
+    channels; `tap` counts the window's elements. `finish(batch, place, channel, sum)` stores. Of a
+    whole vector the channel's base is a multiple of its lanes.
     """
 
     dtype: str
     start: Expr
-    step: Callable[[Expr, Expr, Expr, Expr], Expr]
+    step: Callable[[Expr, Expr, Expr, Lane], Expr]
     finish: Callable[[Expr, Sequence[Expr], Coordinate, Expr], None]
 
 
@@ -170,8 +171,9 @@ class SlideTile:
         element = flat + (phase.kernel + tap * phase.stride)
         place = row * self.run.size + position
         with self.code.vector("lane", self.lanes) as lane:
+            channel = Lane(self.channel, lane, self.lanes)
             value = self.nest.fold.step(
-                sums[place, lane], pixels(distance + lane), element, self.channel + lane
+                sums[place, lane], pixels(distance + lane), element, channel
             )
             self.code.store(sums, (place, lane), value)
 

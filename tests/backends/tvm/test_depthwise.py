@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from optc.backends.tvm.templates.depthwise import Depthwise, DepthwisePlan
+from optc.backends.tvm.templates.depthwise import Depthwise, DepthwisePack, DepthwisePlan
 from optc.backends.tvm.templates.plan import Miss, Problem
 from optc.backends.tvm.templates.slide_knobs import Share, SlideKnobs
 from optc.ir.builder import Builder
@@ -16,6 +17,7 @@ from optc.ir.graph import Graph, Value
 from optc.ir.ops import Conv, ConvTranspose, Transpose, ew
 from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.types import TensorType
 from tests.backends.tvm.convolutions import WEIGHTS, Follow, check, task
 from tests.backends.tvm.loaded import runs_here
 
@@ -120,6 +122,34 @@ def test_rows_and_channels_shared_out_by_every_kind_of_tile() -> None:
     for share, rows in ((Share.CHANNELS, 2), (Share.ROWS, 4), (Share.CHANNELS, 1)):
         place = next(i for i, k in enumerate(listed) if (k.share, k.rows) == (share, rows))
         check([body], "depthwise/", choice=place)
+
+
+@given(st.integers(1, 70), st.integers(1, 9), st.sampled_from([4, 8, 16]))
+def test_a_pack_holds_every_weight_once(channels: int, taps: int, lanes: int) -> None:
+    weights = np.arange(1, channels * taps + 1, dtype=np.float32).reshape(channels, 1, taps)
+    pack = DepthwisePack(DType.F32, lanes)
+    packed = pack(weights)
+    assert packed.shape == pack.type(TensorType(weights.shape, DType.F32)).shape
+    assert sorted(packed[packed != 0].tolist()) == sorted(weights.ravel().tolist())
+    channel, tap = channels - 1, taps - 1
+    place = (channel // lanes * taps + tap) * lanes + channel % lanes
+    assert packed[place] == weights[channel, 0, tap]
+
+
+def test_channels_are_shared_out_where_convolutions_around_share_them_out() -> None:
+    wide = find_target("x86-64-v4:cores=2")
+    for channels, kernel, share in ((960, 3, Share.CHANNELS), (384, 3, Share.ROWS)):
+        body = task(depthwise(channels, kernel), (1, 7, 7, channels), (channels, 1, kernel, kernel))
+        plan = Depthwise().match(Problem(body, WEIGHTS, wide))
+        assert isinstance(plan, DepthwisePlan)
+        knobs = plan.candidates()[0]
+        assert isinstance(knobs, SlideKnobs)
+        assert knobs.share is share
+
+
+def test_several_strips_of_a_core_from_below() -> None:
+    body = task(depthwise(20), (1, 112, 9, 20), (20, 1, 3, 3), after=clamped)
+    check([body], "depthwise/", find_target("host:cores=2"))
 
 
 def test_a_convolution_that_mixes_channels_goes_elsewhere() -> None:
