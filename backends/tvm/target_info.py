@@ -44,6 +44,8 @@ def llvm_target(target: Target) -> tvm.target.Target:
         attributes.append("-prefer-256-bit")
     if attributes:
         config["mattr"] = attributes
+    if target.arch is Arch.AARCH64 and target.vector_bits > 128:
+        config["cl-opt"] = [f"-aarch64-sve-vector-bits-min:uint={target.vector_bits}"]
     if target.arch is Arch.ARMV7:
         config["mfloat-abi"] = "hard"
     return tvm.target.Target(config)

@@ -126,6 +126,11 @@ _ROWS: tuple[Target, ...] = (
          "AWS Graviton2, Ampere Altra"),
     _arm("neoverse-v1", "neoverse-v1", (*DOT, "i8mm", "bf16", "sve"), 4,
          _caches(64, 1024), "AWS Graviton3"),
+    replace(
+        _arm("a64fx", "a64fx", (*ASIMD, "atomics", "asimdhp", "sve", "sve512"), 12,
+             _caches(64, 8192), "Fujitsu A64FX: SVE of 512 bits"),
+        vector_bits=512,
+    ),
     _arm("apple-m1", "apple-m1", DOT, 4, _caches(128, 12288), "Apple M1, under Linux"),
     Target(
         "armv7", Arch.ARMV7, "arm-linux-gnueabihf", "cortex-a7", ("neon", "vfpv4"), 128, 16, 4,
@@ -145,7 +150,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in _ROWS
 def find_target(name: str) -> Target:
     """The target called `name`: `host`, `cuda` (sm_80), a row of the table, with options.
 
-    Options follow a colon: `cores=N`, and `winograd=off` for convolutions by their definition.
+    Options follow a colon: `cores=N`, `winograd=off` for convolutions by their definition, and on
+    ARM `sve=256` or `sve=512` for scalable vectors of that many bits and more.
     Raises E0140 with the nearest names, and E0141.
     """
     base, _, options = name.partition(":")
@@ -171,4 +177,7 @@ def _with(target: Target, base: str, option: str) -> Target:
         return replace(target, cores=int(cores.group(1)))
     if switch := re.fullmatch(r"winograd=(on|off)", option):
         return replace(target, winograd=switch.group(1) == "on")
+    if (length := re.fullmatch(r"sve=(256|512)", option)) and "sve" in target.features:
+        bits = int(length.group(1))
+        return replace(target, vector_bits=bits, features=(*target.features, f"sve{bits}"))
     raise error("E0141", f"target option {option!r} is not known", help=f"--target {base}:cores=4")

@@ -84,8 +84,10 @@ static int present(const char *name)
 
 #elif defined(__aarch64__) || defined(__arm__)
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 
 enum { HWCAP = 16, HWCAP2 = 26 }; /* AT_HWCAP and AT_HWCAP2 */
+enum { SVE_GET_VL = 51, SVE_VL = 0xffff }; /* of prctl: bytes of a scalable vector */
 
 static const struct {
     const char *name;
@@ -122,10 +124,19 @@ static const struct {
 #endif
 };
 
+/* What this thread's scalable vectors hold; those it starts have the same length. */
+static int scalable_bits(void)
+{
+    int found = prctl(SVE_GET_VL, 0, 0, 0, 0);
+    return found < 0 ? 0 : (found & SVE_VL) * 8;
+}
+
 static int present(const char *name)
 {
     for (size_t i = 0; i < sizeof known / sizeof *known; ++i)
         if (strcmp(known[i].name, name) == 0) return getauxval(known[i].word) >> known[i].bit & 1;
+    if (strcmp(name, "sve256") == 0) return scalable_bits() >= 256;
+    if (strcmp(name, "sve512") == 0) return scalable_bits() >= 512;
     return 0;
 }
 

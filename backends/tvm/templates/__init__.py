@@ -13,6 +13,7 @@ from optc.backends.tvm.templates.paired_conv import PairedConvolution
 from optc.backends.tvm.templates.plan import Miss, Plan, Problem, Template
 from optc.backends.tvm.templates.pool import Pooling
 from optc.backends.tvm.templates.rows import Rows
+from optc.backends.tvm.templates.scalable import at_its_width
 from optc.backends.tvm.templates.tap_words import TapWords
 from optc.backends.tvm.templates.weight_only import WeightOnly
 from optc.backends.tvm.templates.winograd import Winograd
@@ -40,6 +41,7 @@ TEMPLATES: tuple[Template, ...] = (
 def match(problem: Problem) -> tuple[Plan, tuple[tuple[str, Miss], ...]]:
     """The plan of the first template that takes the task, and why those before it did not."""
     misses: list[tuple[str, Miss]] = []
+    problem = at_its_width(problem)
     halves = any(value.type.dtype is DType.I4 for value in problem.body.inputs)
     for template in TEMPLATES:
         # Two integers in a byte have no addresses of their own: only packed they can be read.
