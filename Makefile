@@ -78,9 +78,12 @@ check: $(VENV)/installed
 demo: venv
 	$(OFFLINE) $(BIN)/python examples/demo_minilm.py
 
-# make bench MODELS=mobilenet-v2 LAYERS=gemv   is a look at one model and one family of kernels
+# make bench MODELS=mobilenet-v2 LAYERS=gemv RANKED=gemm NODES=50,500 TUNED=20s   is a look at a part of each
 MODELS ?=
 LAYERS ?=
+RANKED ?=
+NODES ?=
+TUNED ?=
 HELD := $(or $(MODELS),resnet50$(,)mobilenet-v2$(,)minilm-l6)
 CHOSEN := $(if $(MODELS),--models $(MODELS))
 
@@ -92,9 +95,9 @@ bench: $(VENV)/bench
 	$(OFFLINE) $(BIN)/python -m benchmarks peers --target x86-64-v3 --models $(HELD)
 	$(OFFLINE) $(BIN)/python -m benchmarks peers --target x86-64-v2 --models $(HELD)
 	$(OFFLINE) $(BIN)/python -m benchmarks kernels $(if $(LAYERS),--families $(LAYERS))
-	$(OFFLINE) $(BIN)/python -m benchmarks ranking
-	$(OFFLINE) $(BIN)/python -m benchmarks scaling
-	$(OFFLINE) $(BIN)/python -m benchmarks tuning
+	$(OFFLINE) $(BIN)/python -m benchmarks ranking $(if $(RANKED),--families $(RANKED))
+	$(OFFLINE) $(BIN)/python -m benchmarks scaling $(if $(NODES),--nodes $(NODES))
+	$(OFFLINE) $(BIN)/python -m benchmarks tuning $(if $(TUNED),--time $(TUNED))
 	$(OFFLINE) $(BIN)/python -m benchmarks.runtime_overhead
 	$(OFFLINE) $(BIN)/python -m benchmarks.model_table $(subst $(,), ,$(MODELS))
 
