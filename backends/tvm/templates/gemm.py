@@ -42,7 +42,7 @@ from optc.ir.types import TensorType
 
 _MOST_VECTORS = 8  # wider tiles only lower the rows
 _UNROLL = 2  # steps of K per loop iteration: more only takes time to compile
-_MOST_UNROLL = 8
+_FAR_UNROLL = 4  # with 8 and two fetches, LLVM keeps sums of dot products in memory
 _MOST_FETCHES = 2
 _STREAMED = 1.5  # times what the second-level caches hold: going round, little is left of so much
 _STREAM_LINES = 16  # in a loop iteration: with more, Zen 5's own prefetching misses some
@@ -159,7 +159,7 @@ class GemmPlan:
         return sorted(dict.fromkeys(found), key=self.cycles)
 
     def _unroll(self, rows: int, vectors: int, strips: int) -> int:
-        """Steps per iteration: at best as many as make one cache line of the next panel due.
+        """Steps per iteration; for weights from afar a few more, so that fewer lines are asked for.
 
         They divide K: behind a remainder LLVM would keep all sums in memory, not in registers.
         """
@@ -171,8 +171,7 @@ class GemmPlan:
         if strips == 1 and self._is_far:
             wanted = max(1, _STREAM_LINES * self.line // (vectors * lanes))
         elif self._is_far:
-            due = strips * self.line // (vectors * lanes)
-            wanted = min(_MOST_UNROLL, 1 << max(_UNROLL, due).bit_length())
+            wanted = _FAR_UNROLL
         elif self.shape.is_crowded(GemmKnobs(rows, vectors, 1)):
             wanted = 1  # LLVM would load the next step's weights early, and spill sums
         return max(steps for steps in range(1, wanted + 1) if self.steps % steps == 0)
