@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import PrimFunc
 
 from optc.backends.kernel import Job, Kernel
 from optc.backends.program import (
@@ -24,6 +27,7 @@ from optc.backends.program import (
     align,
 )
 from optc.backends.tvm.codegen import compile_functions
+from optc.backends.tvm.templates.elements import parameter
 from optc.backends.tvm.templates.loops import Code
 from optc.ir.builder import Builder
 from optc.ir.constant import splat
@@ -175,6 +179,9 @@ FAMILIES = ("gemm", "gemv", "conv", "depthwise")
 NARROW = ("gemm bf16", "gemm i8", "conv bf16", "conv i8", "depthwise i8", "weight only")
 
 
+_CHAINS = 8  # vectors of sums, so that additions do not wait for each other
+
+
 @dataclass
 class _Store:
     """Inputs and packed weights: all of them read only, equal ones once."""
@@ -192,11 +199,47 @@ class _Store:
         return Operand(Space.WEIGHTS, self.places[key])
 
 
-def program(jobs: Sequence[tuple[Job, Node]], kernels: Sequence[Kernel], target: Target) -> Program:
+READING = ("gemv",)  # families that do little but read their weights
+
+
+def reading(size: int, symbol: str, target: Target) -> PrimFunc:
+    """A function that does nothing but read `size` floats, each thread a part: (floats, sums)."""
+    lanes = target.lanes(DType.F32)
+    step = lanes * _CHAINS
+    part = size // target.cores // step * step
+    floats = parameter(TensorType((size,), DType.F32), "floats")
+    found = parameter(TensorType((target.cores * step,), DType.F32), "found")
+    code = Code()
+    with code.parallel("thread", target.cores) as thread:
+        start = code.bind(thread * part, "start")
+        sums = code.scratch("sums", (step,), "float32")
+
+        def each(value: Callable[[Expr], Expr]) -> None:
+            for chain in range(_CHAINS):
+                with code.vector("lane", lanes) as lane:
+                    code.store(sums, (chain * lanes + lane,), value(chain * lanes + lane))
+
+        each(lambda place: tirx.const(0, "float32"))
+        with code.loop("block", part // step) as block:
+            each(lambda place: sums[place] + floats[start + block * step + place])
+        for chain in range(_CHAINS):
+            with code.vector("lane", lanes) as lane:
+                place = chain * lanes + lane
+                code.store(found, (thread * step + place,), sums[place])
+    return code.function(symbol, [floats, found])
+
+
+def program(
+    jobs: Sequence[tuple[Job, Node]],
+    kernels: Sequence[Kernel],
+    target: Target,
+    read: bool = False,
+) -> Program:
     """One program of many kernels: its first input says which of them runs.
 
     What a kernel reads is stored with the weights, what it writes goes to the arena: nothing is
-    copied in or out. Behind the last of them is one that returns at once, for what a call takes.
+    copied in or out. Behind the last of them is one that returns at once, for what a call takes,
+    and with `read` one for each that reads the weights of it and does nothing else.
     """
     store, segments, arena = _Store([], {}), [], 0
     for number, ((job, node), kernel) in enumerate(zip(jobs, kernels, strict=True)):
@@ -220,9 +263,16 @@ def program(jobs: Sequence[tuple[Job, Node]], kernels: Sequence[Kernel], target:
         )  # fmt: skip
         segments.append(Segment(f"case {number}", (call,)))
     which = Operand(Space.INPUT, 0)
-    nothing = Code().function("nothing", [])
-    idle = Call("nothing", (), f"{len(jobs)}", 0, 0)
-    segments.append(Segment("nothing", (idle,)))
+    functions = [Code().function("nothing", [])]
+    more = [Call("nothing", (), f"{len(jobs)}", 0, 0)]
+    for number, segment in enumerate(list(segments) if read else ()):
+        weights = segment.calls[0].operands[1]
+        size = next(w.nbytes for w in store.blocks if w.offset == weights.offset) // 4
+        functions.append(reading(size, f"reading{number}", target))
+        name = f"{len(jobs) + 1 + number}"
+        more.append(Call(f"reading{number}", (weights, Operand(Space.ARENA, 0)), name, 0, 4 * size))
+        arena = max(arena, target.cores * _CHAINS * target.vector_bits // 8)
+    segments += [Segment(call.symbol, (call,)) for call in more]
     segments.append(Segment("end", (Copy(which, Operand(Space.OUTPUT, 0), 4),)))
     runs = tuple((RunSegment(segment.name),) for segment in segments[:-1])
     return Program(
@@ -233,7 +283,7 @@ def program(jobs: Sequence[tuple[Job, Node]], kernels: Sequence[Kernel], target:
         flow=(Switch(which, runs), RunSegment("end")),
         objects=(
             *{kernel.symbol: kernel.object for kernel in kernels}.values(),
-            compile_functions([nothing], target).data,
+            compile_functions(functions, target).data,
         ),
         triple=target.triple,
         cpu=target.cpu,
