@@ -52,8 +52,10 @@ def prepare(name: str, case: Case, work: Path, systems: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if "optc" in systems:
         prepare_ours(case, folder)
-    if {*systems} - {"optc"}:
-        prepare_others(case, folder)
+    if "onnxruntime" in systems:
+        prepare_onnx(case, folder)
+    if "openvino" in systems:
+        prepare_openvino(case, folder)
 
 
 def prepare_ours(case: Case, folder: Path) -> None:
@@ -89,11 +91,9 @@ def tensors_of(case: Case) -> tuple[Any, ...]:
     return tuple(map(torch.from_numpy, next(samples(case.calibration)).values()))
 
 
-def prepare_others(case: Case, folder: Path) -> None:
-    """ONNX of the model, and what both peers make of it."""
-    import nncf
+def prepare_onnx(case: Case, folder: Path) -> None:
+    """ONNX of the model, which OpenVINO reads too, and its int8."""
     import onnxruntime as ort
-    import openvino as ov
     import torch
     from onnxruntime import quantization as quant
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -119,9 +119,21 @@ def prepare_others(case: Case, folder: Path) -> None:
         quant_format=quant.QuantFormat.QDQ, activation_type=quant.QuantType.QUInt8,
         weight_type=quant.QuantType.QInt8,
     )  # fmt: skip
+
+
+def prepare_openvino(case: Case, folder: Path) -> None:
+    """NNCF on the ONNX; tables stay as they are, as version 3.4 stumbles over those of MiniLM."""
+    import nncf
+    import openvino as ov
+
+    calls = [dict(call) for call in samples(case.calibration)]
     model = ov.convert_model(str(folder / "f32.onnx"))
     ov.save_model(model, folder / "ov_f32.xml", compress_to_fp16=False)
-    found = nncf.quantize(model, nncf.Dataset(calls), subset_size=len(calls))
+    tables = nncf.IgnoredScope(types=["Gather"], validate=False)
+    kind = nncf.ModelType.TRANSFORMER if "input_ids" in case.calibration else None
+    found = nncf.quantize(
+        model, nncf.Dataset(calls), subset_size=len(calls), model_type=kind, ignored_scope=tables
+    )
     ov.save_model(found, folder / "ov_int8.xml", compress_to_fp16=False)
 
 
@@ -170,27 +182,28 @@ def loaded(folder: Path, system: str, kind: str) -> tuple[Call, int]:
     return vino, file.with_suffix(".bin").stat().st_size
 
 
-def judge(name: str, case: Case, work: Path) -> None:
-    """Scores of every form on all held-out samples."""
-    table: dict[str, Any] = {}
-    for system in SYSTEMS:
+def judge(name: str, case: Case, work: Path, systems: Sequence[str]) -> None:
+    """Scores of every form on all held-out samples; those of other systems stay."""
+    page = work / name / "quality.json"
+    table: dict[str, Any] = json.loads(page.read_text()) if page.exists() else {}
+    for system in systems:
         for kind in ("f32", "int8"):
             run, nbytes = loaded(work / name, system, kind)
             found = np.concatenate([run(call) for call in samples(case.held_out)])
             table[f"{system} {kind}"] = {"scores": case.score(found).tolist(), "bytes": nbytes}
     table["together"] = case.together
-    (work / name / "quality.json").write_text(json.dumps(table))
+    page.write_text(json.dumps(table))
     first = next(samples(case.held_out))
     np.savez(work / name / "first.npz", **first)
 
 
-def timed(name: str, work: Path, system: str) -> None:
+def timed(name: str, work: Path, system: str, rounds: int) -> None:
     """Milliseconds of both forms of one system, in turns."""
     with np.load(work / name / "first.npz") as archive:
         inputs = {key: archive[key] for key in archive.files}
     runs = {kind: loaded(work / name, system, kind)[0] for kind in ("f32", "int8")}
     taken: dict[str, list[float]] = {kind: [] for kind in runs}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for kind, run in runs.items():
             run(inputs)  # what the other left in the caches is paid here
             start = time.perf_counter()
@@ -203,11 +216,12 @@ def timed(name: str, work: Path, system: str) -> None:
     (work / name / f"times-{system}.json").write_text(json.dumps(rows))
 
 
-def timed_apart(name: str, work: Path) -> None:
+def timed_apart(name: str, work: Path, rounds: int) -> None:
     """Each system in a process of its own: the threads of one that wait would slow another."""
     for system in SYSTEMS:
         command = [sys.executable, "-m", "benchmarks.integer_peers", name, "--time"]
-        subprocess.run([*command, "--work", str(work), "--system", system], check=True)
+        more = ["--work", str(work), "--system", system, "--rounds", str(rounds)]
+        subprocess.run([*command, *more], check=True)
 
 
 def table(name: str, work: Path) -> Iterator[str]:
@@ -258,16 +272,17 @@ def write(work: Path, names: list[str]) -> None:
 
 
 def _step(name: str, given: argparse.Namespace) -> None:
+    systems = [given.system] if given.system else SYSTEMS
     if given.prepare or given.judge:
         case = case_of(name, given.data)
         if given.prepare:
-            prepare(name, case, given.work, [given.system] if given.system else SYSTEMS)
+            prepare(name, case, given.work, systems)
         if given.judge:
-            judge(name, case.first(given.limit) if given.limit else case, given.work)
+            judge(name, case.first(given.limit) if given.limit else case, given.work, systems)
     if given.time and given.system:
-        timed(name, given.work, given.system)
+        timed(name, given.work, given.system, given.rounds)
     elif given.time:
-        timed_apart(name, given.work)
+        timed_apart(name, given.work, given.rounds)
 
 
 def main() -> None:
@@ -277,7 +292,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--system", choices=SYSTEMS, help="prepare or time this one alone")
+    parser.add_argument("--system", choices=SYSTEMS, help="this one alone")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     for step in ("prepare", "judge", "time", "write"):
         parser.add_argument(f"--{step}", action="store_true")
     given = parser.parse_args()
