@@ -17,22 +17,10 @@ from optc.ir.dtype import DType
 from optc.ir.ops import Conv, Linear, MatMul
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
-from tests.backends.tvm.bytes import I8, U8, Task, numbers, task
+from tests.backends.tvm.byte_graphs import Bytes
+from tests.backends.tvm.bytes import I8, U8, Task, task
 from tests.backends.tvm.crossed import run_crossed
 from tests.backends.tvm.templates.agreement import Case
-
-
-@dataclass(frozen=True)
-class Bytes(Case):
-    """A case whose numbers provoke."""
-
-    def inputs(self, seed: int) -> list[Tensor]:
-        """Bytes near the ends of their range in every other case."""
-        extreme = seed % 2 == 1
-        return [
-            numbers(value.type, 10 * seed + i, extreme=extreme)
-            for i, value in enumerate(self.body.inputs)
-        ]
 
 
 def cases() -> list[Bytes]:

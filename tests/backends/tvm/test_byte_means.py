@@ -2,73 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
+from optc.backends.reference.evaluate import run_graph
 from optc.backends.tvm.templates.byte_sums import ByteSums
 from optc.backends.tvm.templates.plan import Miss, Problem
-from optc.driver import lower_module
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
-from optc.ir.graph import Graph, Value
-from optc.ir.module import module_of
+from optc.ir.graph import Graph
 from optc.ir.ops import (
     AvgPool,
     Concat,
-    Dequantize,
     MaxPool,
-    Op,
     Pad,
-    Quantize,
     ReduceMean,
     ReduceSum,
-    Task,
     ew,
 )
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
-from tests.backends.tvm import bytes as cases
-from tests.backends.tvm.bytes import F32, I8, I32, U8, check, windows_template
+from tests.backends.tvm.byte_graphs import Bytes, between, tasks
+from tests.backends.tvm.bytes import I8, I32, U8, check, windows_template
+from tests.backends.tvm.crossed import run_crossed
 from tests.backends.tvm.loaded import runs_here
 
 LEVELS = ("host", "x86-64-v3", "x86-64-v2")
 HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))
 SAME = ((1, 1), (1, 1))
-
-
-def between(ops: Sequence[Op], *inputs: TensorType, zero: int = 3) -> Graph:
-    """Ops over dequantized inputs, each with a scale of its own, quantized again."""
-    builder = Builder("bytes")
-    kind = inputs[0].dtype
-    values: list[Value] = []
-    for number, type in enumerate(inputs):
-        scale = builder.splat(0.5 + number, TensorType((), F32))
-        held = builder.splat(zero + number, TensorType((), kind))
-        values.append(builder.emit(Dequantize(), builder.input(type), scale, held))
-    value = builder.emit(ops[0], *values)
-    for op in ops[1:]:
-        value = builder.emit(op, value)
-    scale = builder.splat(0.75, TensorType((), F32))
-    return builder.build(
-        [builder.emit(Quantize(kind), value, scale, builder.splat(zero, TensorType((), kind)))]
-    )
-
-
-def tasks(graph: Graph, target: str) -> list[cases.Task]:
-    """The tasks of a graph as a compilation makes them; nothing but bytes lies between them."""
-    lowered = lower_module(module_of(graph), find_target(target)).graphs[0]
-    for node in lowered.nodes:
-        assert all(value.type.dtype in (U8, I8) for value in node.outputs), node.op.name
-    return [
-        cases.Task(node.op.body, frozenset(i for i, v in enumerate(node.inputs) if v in constants))
-        for constants in (lowered.constants,)
-        for node in lowered.nodes
-        if isinstance(node.op, Task)
-    ]
 
 
 @pytest.mark.parametrize("target", HERE)
@@ -127,3 +91,16 @@ def test_sums_of_others_go_elsewhere() -> None:
     answer = ByteSums().match(Problem(body, frozenset(), find_target("host")))
     assert isinstance(answer, Miss)
     assert "no bytes" in answer.reason
+
+
+@pytest.mark.needs("tool:qemu-aarch64-static")
+@pytest.mark.parametrize("target", ["aarch64", "cortex-a76"])
+def test_means_for_arm(target: str) -> None:
+    image = TensorType((1, 7, 9, 8), I8)
+    padded = AvgPool((3, 3), (2, 2), SAME, counted=SAME)
+    graphs = [between([op], image) for op in (padded, ReduceMean((2, 3)), ReduceMean((1,)))]
+    every = [Bytes(item.body, item.constants) for graph in graphs for item in tasks(graph, target)]
+    found = run_crossed(every, target, "aarch64-linux-musl", "qemu-aarch64-static")
+    for number, (case, outputs) in enumerate(zip(every, found, strict=True)):
+        (wanted,) = run_graph(case.body, case.inputs(number))
+        assert torch.equal(outputs[0], wanted), f"case {number} on {target}"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from optc.backends.reference.evaluate import run_graph
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph
 from optc.ir.ops import Conv, ConvTranspose, Linear
+from optc.ir.ops.quantization import limits
 from optc.ir.text import parse
 from optc.ir.types import TensorType
 from optc.passes.base import run_passes
@@ -136,3 +139,40 @@ def test_siblings_that_read_one_value_are_one_product_of_bytes(target: str) -> N
     (layer,) = [node for node in joined.graphs[0].nodes if isinstance(node.op, Linear)]
     assert layer.output.type == TensorType((1, 40, 24), DType.I32)
     assert torch.equal(outputs(joined)[0], outputs(apart)[0])
+
+
+MEANS = """graph @main(%q: 2x{rows}x{columns}x3x{kind}) {{
+  %s = constant {{splat=0.37}} : f32
+  %z = constant {{splat={zero}}} : {kind}
+  %t = constant {{splat=0.11}} : f32
+  %x = dequantize(%q, %s, %z) : 2x{rows}x{columns}x3xf32
+  %m = reduce_mean(%x) {{axes=(1, 2)}} : 2x3xf32
+  %y = quantize(%m, %t, %z) {{dtype={kind}}} : 2x3x{kind}
+  return %y
+}}
+"""
+
+
+@MANY
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+    kind=st.sampled_from((DType.U8, DType.I8)),
+    zero=st.integers(0, 127),
+    seed=st.integers(0, 99),
+)
+def test_means_are_the_nearest_integers(
+    rows: int, columns: int, kind: DType, zero: int, seed: int
+) -> None:
+    """Of the mean over the reals, but where it lies within rounding of a tie."""
+    module, ctx = with_data(parse(MEANS.format(rows=rows, columns=columns, kind=kind, zero=zero)))
+    (integers,) = run_passes(module, (Integerize(),), ctx).graphs
+    assert not any(value.type.dtype.is_float for node in integers.nodes for value in node.outputs)
+    least, most = limits(kind)
+    drawn = np.random.default_rng(seed).integers(least, most + 1, (2, rows, columns, 3))
+    x = torch.from_numpy(drawn.astype(kind.storage))
+    (found,) = run_graph(integers, [x])
+    mean = (drawn.mean(axis=(1, 2)) - zero) * float(np.float32(0.37)) / float(np.float32(0.11))
+    clear = np.abs(mean - np.floor(mean) - 0.5) > 1e-3
+    wanted = np.clip(np.rint(mean) + zero, least, most)
+    assert (found.numpy() == wanted)[clear].all()
