@@ -205,7 +205,7 @@ class ConvPlan:
         # So many broadcasts for one vector of weights, or so few steps that LLVM writes them all
         # out, that it wants spares.
         if vectors == 1 or self.shape.inputs < FEW_CHANNELS:
-            limit = max(1, limit - 2)
+            limit = max(1, (limit * vectors - 2) // vectors)
         widest = max(phase.count for phase in self.shape.axes[-1])
         found: list[ConvKnobs] = []
         for columns in {max(pieces(widest, size)) for size in range(max(1, limit // 2), limit + 1)}:
