@@ -29,11 +29,15 @@ from optc.ir.types import TensorType
 
 RESULT = Path(__file__).parent / "results" / "arm_kernels.md"
 TARGETS = ("aarch64", "cortex-a76", "neoverse-v1")
+SCALABLE = ("neoverse-v1:sve=256", "a64fx")  # floats alone: bytes and halves stay with NEON
 _TOOLS = ("llvm-objdump", "aarch64-linux-gnu-objdump")
 _NEWER = "+dotprod,+i8mm,+bf16,+fullfp16,+sve"  # otherwise llvm's prints them as unknown
 _USEFUL = re.compile(
-    r"^(fmla|fmlal|smlal2?|umlal2?|mla|sdot|udot|usdot|sudot|smmla|usmmla|ummla|bfdot|bfmmla)$"
+    r"^(fmla|fmad|fmlal|smlal2?|umlal2?|mla|sdot|udot|usdot|sudot|smmla|usmmla|ummla|bfdot|bfmmla)$"
 )
+# Multiply-adds of 128 bits, by what the name begins with; others have four.
+_EACH = {"sdot": 16, "udot": 16, "usdot": 16, "sudot": 16, "bfdot": 8, "bfmmla": 16, "smmla": 32,
+         "usmmla": 32, "ummla": 32}  # fmt: skip
 _SOME = 8  # products of a loop that is more than the rest of another one
 _LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*)$")
 
@@ -60,6 +64,7 @@ class Loop:
 
     useful: dict[str, int]
     loads: int
+    moves: int  # from register to register
     spills: int
     size: int
 
@@ -67,6 +72,11 @@ class Loop:
     def products(self) -> int:
         """Multiply-adds and dot products."""
         return sum(self.useful.values())
+
+    def each(self, bits: int) -> float:
+        """Instructions for 64 multiply-adds, on vectors of `bits`."""
+        made = sum(_EACH.get(name, 4) * count for name, count in self.useful.items()) * bits / 128
+        return 64 * self.size / made
 
 
 def disassembled(data: bytes) -> list[Instruction]:
@@ -109,7 +119,8 @@ def _loop(body: Sequence[Instruction]) -> Loop:
     memory = [item for item in body if item.name.startswith(("ld", "st"))]
     spills = sum("[sp" in item.operands for item in memory)
     loads = sum(item.name.startswith("ld") for item in memory)
-    return Loop(useful, loads, spills, len(body))
+    moves = sum(item.name in ("mov", "dup", "movprfx") for item in body)
+    return Loop(useful, loads, moves, spills, len(body))
 
 
 def layers() -> list[tuple[str, Node]]:
@@ -126,6 +137,9 @@ def layers() -> list[tuple[str, Node]]:
         op = Conv((1, 1), ((1, 1), (1, 1)), (1, 1), 1, True)
         image = TensorType((1, 28, 28, 128), left), TensorType((128, 128, 3, 3), right)
         found.append((f"conv 3x3 28x28x128 {left.value}", task(op, *image)))
+        op = Conv((1, 1), ((0, 0), (0, 0)), (1, 1), 1, True)
+        image = TensorType((1, 28, 28, 128), left), TensorType((128, 128, 1, 1), right)
+        found.append((f"conv 1x1 28x28x128 {left.value}", task(op, *image)))
     return found
 
 
@@ -136,21 +150,33 @@ def table() -> str:
         "",
         "One iteration of the innermost loop that is densest in products, zero trials.",
         f"`python -m benchmarks.arm_kernels`, {datetime.now(UTC):%Y-%m-%d}.",
+        "`size`: its instructions; `per 64`: those for 64 multiply-adds. Moves: between registers.",
         "",
-        "| kernel | target | template | products | loads | spills | instructions |",
-        "|---|---|---|---|---|---|---|",
+        "| kernel | target | template | products | loads | moves | spills | size | per 64 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, node in layers():
-        for target in TARGETS:
+        for target in (*TARGETS, *(SCALABLE if name.endswith(DType.F32.value) else ())):
             assert isinstance(node.op, Task)
             kernel = build(Job(node.op.body, frozenset((1,))), find_target(target))
             loop = hottest(disassembled(kernel.object))
             products = ", ".join(f"{count} {what}" for what, count in loop.useful.items())
             lines.append(
                 f"| {name} | {target} | {kernel.template} | {products} | {loop.loads} "
-                f"| {loop.spills} | {loop.size} |"
+                f"| {loop.moves} | {loop.spills} | {loop.size} "
+                f"| {loop.each(find_target(target).vector_bits):.1f} |"
             )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *WORDS]) + "\n"
+
+
+WORDS = (
+    "Scalable vectors (SVE) take fewer instructions for the same work, but a row's element is",
+    "broadcast by a move where NEON multiplies by a lane. Neoverse V1 starts four NEON operations",
+    "or two of SVE's 256 bits in a cycle (its Software Optimization Guide): there the moves cost",
+    "what fewer instructions win, and `neoverse-v1` stays with NEON without `:sve=256`. `a64fx`",
+    "starts two operations of either width and takes SVE's 512 bits. Convolutions by pairs",
+    "(`paired-conv`) multiply two positions by two channels, on an image stored with its border.",
+)
 
 
 if __name__ == "__main__":
