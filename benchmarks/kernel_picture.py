@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.kernels import Cell
+from benchmarks.kernel_cells import Cell
 
 
 def draw(cells: Sequence[Cell], path: Path) -> None:

@@ -15,19 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.kernel_cases import FAMILIES, READING, Case, cases, program
+from benchmarks.kernel_cells import Cell
 from optc.backends.aot.package import write_artifact
 from optc.backends.tvm.kernel import KernelBuilder
 from optc.cli.options import cache_folder
 from optc.ir.cost import compute_dtype, cost
 from optc.ir.targets.detect import host
-from optc.limits import Limits, Work, limits_of
+from optc.limits import limits_of
+from optc.roofline import Limits, Work
 from optc.runtime import Artifact, load
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,26 +37,6 @@ SECONDS = 0.12  # of calls for each kernel
 CALL = "call"  # binds where a call takes longer than the work
 READ = "reading"  # of the same weights by the same threads in the same run
 BATCHES = 3  # of calls, far apart: a disturbance lasts longer than a kernel
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A measured kernel: seconds of its fastest call, of its least time, and what binds."""
-
-    family: str
-    row: str
-    column: str
-    template: str
-    seconds: float
-    limit: float
-    bound: str
-    speed: float  # operations per second
-    date: str
-
-    @property
-    def key(self) -> str:
-        """Which of them it is."""
-        return f"{self.family} {self.row} {self.column}"
 
 
 def prepare(family: str, folder: Path) -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.scaling_samples import Sample
 from optc.cli.options import cache_folder
 from optc.driver import Options, compile_module
 from optc.ir.builder import Builder
@@ -102,21 +103,6 @@ class Stages:
         """Of each stage, up to now for the last."""
         ends = [start for _, start in self.begun[1:]] + [seconds_used()]
         return {name: end - start for (name, start), end in zip(self.begun, ends, strict=True)}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One compilation: nodes as captured, kernel calls made, seconds by stage."""
-
-    family: str
-    nodes: int
-    calls: int
-    seconds: Mapping[str, float]
-
-    @property
-    def total(self) -> float:
-        """All stages."""
-        return sum(self.seconds.values())
 
 
 def measure(family: str, nodes: int) -> Sample:

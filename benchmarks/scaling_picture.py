@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.scaling import Sample
+from benchmarks.scaling_samples import Sample
 
 STYLES = ("-", "--", ":")
 

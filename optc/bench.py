@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optc.ir.dtype import DType
-from optc.limits import Bound, Least, Limits, Work
+from optc.roofline import Bound, Least, Limits, Work
 from optc.runtime import Artifact, KernelTime
 
 SPREAD = 1.5  # p99 over p50 from which a run counts as disturbed

@@ -17,8 +17,8 @@ from optc.ir.names import value_names
 from optc.ir.ops import Attention, Conv, ConvTranspose, Gru, Linear, Lstm, MatMul, Reshape, Task
 from optc.ir.ops.quantization import STORED
 from optc.ir.store import all_constants
-from optc.limits import Limits, Work
 from optc.passes.memory.joins import aliases, origin
+from optc.roofline import Limits, Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from optc.backends.aot.link import find_toolchain
 from optc.ir.dtype import DType
 from optc.ir.targets.target import Arch, Target
-from optc.limits import CROWDED, Level, Limits
+from optc.roofline import CROWDED, Level, Limits
 
 SOURCE = Path(__file__).with_name("limits.c")
 EXPORTS = tuple(f"optc_limits_{name}" for name in ("count", "compute", "move", "fork_join"))
@@ -75,11 +75,12 @@ def _levels(library: ctypes.CDLL, target: Target, threads: int) -> Iterator[Leve
 
     for space in target.memory:
         size, own = _buffer(space.name, space.size, target), space.name in ("l1", "l2")
-        speeds = [speed(how, size) for how in range(3)]
+        read, written, copied = (speed(how, size) for how in range(3))
         each = space.size // (1 if own else threads)
         more = () if space.name == "dram" else CROWDED
         crowded = tuple(speed(0, max(4096, int(part * each))) for part in more)
-        yield Level(space.name, space.size * (threads if own else 1), *speeds, crowded)
+        held = space.size * (threads if own else 1)
+        yield Level(space.name, held, read, written, copied, crowded)
 
 
 def _buffer(name: str, size: int, target: Target) -> int:

@@ -22,11 +22,11 @@ from optc.ir.graph import Graph, Value
 from optc.ir.module import Module, Run
 from optc.ir.ops import ELEMENTWISE, QUANTIZATION, Dequantize, Reshape
 from optc.ir.targets.target import Arch, Target
-from optc.limits import Level, Limits, Work
 from optc.passes.base import Effect, Latency, Pass, PassContext
 from optc.passes.early_exit.plan import ExitPlan
 from optc.passes.precision.integerize import Integerize
 from optc.passes.quality import Difference, Judge, Part
+from optc.roofline import Level, Limits, Work
 from optc.turns import Pair
 
 CYCLES = 2.5e9  # a second; only the proportion to BANDWIDTH matters

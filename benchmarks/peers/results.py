@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.peers.contender import CONTENDERS
 from optc.bench import KernelRow, kernel_rows
-from optc.limits import Limits
+from optc.roofline import Limits
 from optc.runtime import KernelTime
 
 OURS, REFERENCE = "optc", "PyTorch"

@@ -23,8 +23,9 @@ from optc.cli.options import (
 from optc.cli.terminal import console, plain_table, styled
 from optc.inputs import random_arrays
 from optc.ir.targets.detect import host_with
-from optc.limits import Limits, limits_of
+from optc.limits import limits_of
 from optc.report.numbers import bytes_text, place_text, seconds_text, three_digits
+from optc.roofline import Limits
 from optc.runtime import load
 
 BEYOND = 1.05  # of a limit: it was measured while something else ran, so it is measured again

@@ -8,8 +8,9 @@ from optc.ir.diagnostics import error
 from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host, host_with
 from optc.ir.targets.target import Target
-from optc.limits import FILE, Limits, kept_limits, limits_of
+from optc.limits import FILE, kept_limits, limits_of
 from optc.report.numbers import bytes_text, seconds_text
+from optc.roofline import Limits
 
 
 def measure_command(name: str, threads: int) -> None:

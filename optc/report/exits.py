@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from optc.report.numbers import seconds_text
-from optc.report.summary import Row
+from optc.report.row import Row
 
 if TYPE_CHECKING:
     from optc.exits import Paths

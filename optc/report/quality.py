@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from optc.passes.quality import Difference, Quality, Scale, Verdict
-from optc.report.summary import Row
+from optc.report.row import Row
 
 if TYPE_CHECKING:
     from optc.quality.evidence import Measured

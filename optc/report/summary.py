@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from optc.bench import Percentiles
 from optc.inspect import ModuleFacts
+from optc.report.exits import path_rows
 from optc.report.numbers import bytes_text, count_text, seconds_text
+from optc.report.quality import quality_rows
+from optc.report.row import Row
 
 if TYPE_CHECKING:
     from optc.exits import Paths
     from optc.measured_passes import Timings
     from optc.memory import Fit
     from optc.quality.evidence import Measured
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line: what is measured, for the model as captured and as compiled."""
-
-    label: str
-    before: str
-    after: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +65,6 @@ def closing_rows(
     timings: Timings | None = None,
 ) -> Iterator[Row]:
     """The whole table: sizes, then what was measured in this run."""
-    from optc.report.exits import path_rows
-    from optc.report.quality import quality_rows
-
     keys = ("arena_bytes", "stored_bytes", "state_bytes", "peak_bytes")
     yield from size_rows(before, after, {key: int(manifest[key]) for key in keys})
     yield from budget_rows(fit)

@@ -19,7 +19,7 @@ from benchmarks.peers.contender import ALL, CONTENDERS, Job, environment
 from benchmarks.peers.results import Entry, Row, geometric_mean, kernel_times, merge, read
 from benchmarks.peers.rounds import Runner, rotations, time_all
 from benchmarks.peers.table import losses, markdown
-from optc.limits import Level, Limits
+from optc.roofline import Level, Limits
 
 OURS = Entry.of("optc", "1", [[2e-3, 2e-3, 9e-3], [2e-3, 2e-3, 2e-3]], 1e-7)
 SLOW = Entry.of("PyTorch", "2", [[8e-3, 8e-3], [8e-3, 8e-3]], 0.0)

@@ -13,8 +13,8 @@ from optc.ir.codes import pages
 from optc.ir.ops import OP_OF
 from optc.ir.targets.catalogue import TARGETS
 from optc.ir.targets.detect import host
-from optc.limits import Level, Limits
 from optc.passes.catalogue import names
+from optc.roofline import Level, Limits
 from tests.cli.conftest import Optc
 
 
@@ -98,7 +98,7 @@ def test_a_target_is_shown(optc: Optc) -> None:
 
 def test_limits_are_measured_kept_and_shown(optc: Optc, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(1, 3e9, (Level("dram", 1 << 30, 7e9, 5e9, 6e9),), {"i8": 12e9})
-    monkeypatch.setattr("optc.microkernels.measure", lambda *_: limits)
+    monkeypatch.setattr("optc.limits.measure", lambda *_: limits)
     monkeypatch.setattr("optc.cli.limits.cache_folder", Path.cwd)
     for arguments in (("host", "--measure", "--threads", host().cores), ("host",)):
         result = optc("targets", *arguments)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optc.bench import KernelRow, Percentiles, Report, kernel_rows
-from optc.limits import Bound, Least, Level, Limits, Work
+from optc.roofline import Bound, Least, Level, Limits, Work
 from optc.runtime import KernelTime
 
 LIMITS = Limits(2, 1e9, (Level("dram", 1 << 30, 1e9),))

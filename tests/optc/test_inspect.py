@@ -7,7 +7,7 @@ import pytest
 
 from optc.inspect import inspect_module, macs
 from optc.ir.text import parse
-from optc.limits import Level, Limits
+from optc.roofline import Level, Limits
 
 LIMITS = Limits(1, 1e9, (Level("l1", 1000, 1e9), Level("dram", 1 << 30, 1e8)))
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-import optc.microkernels
+import optc.limits
 from optc.backends.aot.link import find_toolchain
 from optc.bench import kernel_rows
 from optc.ir.dtype import DType
 from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host, host_with
 from optc.ir.targets.target import Arch, Target
-from optc.limits import FILE, Bound, Level, Limits, Work, kept_limits, limits_of
+from optc.limits import FILE, kept_limits, limits_of
 from optc.microkernels import DTYPES, build, source
+from optc.roofline import Bound, Level, Limits, Work
 from optc.runtime import KernelTime
 
 LEVELS = (
@@ -130,7 +131,7 @@ def test_a_kernel_row_is_held_to_the_limit_of_its_dtype() -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Limits]:
     """What the measurement answers, in turn; nothing is timed."""
     answers: list[Limits] = []
-    monkeypatch.setattr(optc.microkernels, "measure", lambda *_: answers.pop(0))
+    monkeypatch.setattr(optc.limits, "measure", lambda *_: answers.pop(0))
     return answers
 
 
