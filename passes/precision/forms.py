@@ -25,12 +25,12 @@ SCALE = 0.01
 
 def kind(node: Node, choice: Choice) -> Hashable:
     """What two layers share whose kernels are alike."""
-    return node.op, tuple(value.type for value in node.inputs), choice
+    return node.op, tuple(value.type for value in node.inputs), _kernel(choice)
 
 
 def form(node: Node, layer: Layer, choice: Choice, activations: DType) -> Graph:
     """One node of a layer as the choice makes it; `activations` are the target's 8-bit ones."""
-    builder, op = Builder("form"), node.op
+    builder, op, choice = Builder("form"), node.op, _kernel(choice)
     shape = node.inputs[0].shape
     if isinstance(op, Conv | ConvTranspose) and not op.channels_last:
         op = replace(op, channels_last=True)
@@ -43,6 +43,11 @@ def form(node: Node, layer: Layer, choice: Choice, activations: DType) -> Graph:
         factors.append(builder.constant(from_floats(zeros, DType.BF16 if half else DType.F32)))
     y = builder.emit(op, x, *factors, hint="y")
     return builder.build([builder.emit(ew.Cast(DType.F32), y) if half else y])
+
+
+def _kernel(choice: Choice) -> Choice:
+    """Kernels of bytes read whole bytes, also of weights that are stored as half ones."""
+    return Choice.INT8 if choice is Choice.INT8_4 else choice
 
 
 def _activations(
