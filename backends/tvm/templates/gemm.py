@@ -17,19 +17,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
-from optc.backends.tvm.templates.dot import Dot, Words
+from optc.backends.tvm.dtypes import tvm_dtype
+from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
 from optc.backends.tvm.templates.gemm_cost import LINE, GemmKnobs, GemmShape
+from optc.backends.tvm.templates.gemm_parts import Parts, part_of
 from optc.backends.tvm.templates.loops import Code, as_index
+from optc.backends.tvm.templates.panel_pack import PanelPack
 from optc.backends.tvm.templates.places import Coordinate, plain, shifted
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.product import Left, Product, left_operand, multiplies
 from optc.backends.tvm.templates.tile import (
+    FLOATS,
     Tile,
     accumulate,
     broadcasts_lanes,
@@ -38,47 +41,15 @@ from optc.backends.tvm.templates.tile import (
     ways,
 )
 from optc.ir.ops import Linear, MatMul
-from optc.ir.types import TensorType
 
 _MOST_VECTORS = 8  # wider tiles only lower the rows
 _UNROLL = 2  # steps of K per loop iteration: more only takes time to compile
 _FAR_UNROLL = 4  # with 8 and two fetches, LLVM keeps sums of dot products in memory
 _MOST_FETCHES = 2
+_ASKED = 1 / 8  # of the second-level cache, from which on weights are asked for
 _STREAMED = 1.5  # times what the second-level caches hold: going round, little is left of so much
 _STREAM_LINES = 16  # in a loop iteration: with more, Zen 5's own prefetching misses some
 _STREAM_AHEAD = 2048  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PanelPack:
-    """[N, K] (`transposed`) or [K, N] weights as panels [K][width] one after another, zero-padded.
-
-    K counts words. The last panel is only as wide as its columns need, in whole vectors of `lanes`.
-    """
-
-    width: int
-    lanes: int
-    transposed: bool
-    words: Words
-
-    def type(self, natural: TensorType) -> TensorType:
-        """One axis of K * N' words, N' being N in whole vectors."""
-        rows, columns = natural.shape[-2], natural.shape[-1]
-        n, k = (rows, columns) if self.transposed else (columns, rows)
-        size = self.words.rows(k) * -(-n // self.lanes) * self.lanes
-        return TensorType((size,), self.words.word)
-
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        """The panels, flat."""
-        rows, columns = array.shape[-2], array.shape[-1]
-        k, n = (columns, rows) if self.transposed else (rows, columns)
-        matrix = array.reshape(rows, columns)
-        padded = np.zeros((k, -(-n // self.lanes) * self.lanes), array.dtype)
-        padded[:, :n] = matrix.T if self.transposed else matrix
-        packed = np.concatenate([self.words.start(padded), self.words.pack(padded)])
-        width = self.width * self.words.columns
-        parts = np.split(packed, range(width, packed.shape[1], width), axis=1)
-        return np.concatenate([part.ravel() for part in parts])
 
 
 @dataclass(frozen=True)
@@ -156,12 +127,26 @@ class GemmPlan:
                     rows = -(-self.product.m // count)
                     knobs = GemmKnobs(rows, vectors, self._unroll(rows, vectors, count))
                     found += [replace(knobs, blocks=n) for n in self.shape.near_blocks(knobs)]
+                    if count > 1 and self.may_be_cut:
+                        unroll = self._unroll(rows, vectors, count, self.parts)
+                        found.append(replace(knobs, unroll=unroll, parts=self.parts))
         return sorted(dict.fromkeys(found), key=self.cycles)
 
-    def _unroll(self, rows: int, vectors: int, strips: int) -> int:
+    @property
+    def parts(self) -> int:
+        """Into how many parts sums may be cut: one for each core."""
+        return self.task.problem.target.cores
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether parts of sums are worth a thought: of floats, whose weights lie far."""
+        plain_ = self.dot == FLOATS and self.steps % self.parts == 0 and self.parts > 1
+        return plain_ and self.shape.is_worth_parts
+
+    def _unroll(self, rows: int, vectors: int, strips: int, parts: int = 1) -> int:
         """Steps per iteration; for weights from afar a few more, so that fewer lines are asked for.
 
-        They divide K: behind a remainder LLVM would keep all sums in memory, not in registers.
+        They divide K, or a part: behind a remainder LLVM would keep sums in memory, not registers.
         """
         target = self.task.problem.target
         lanes = target.lanes(self.product.dtype)
@@ -170,23 +155,31 @@ class GemmPlan:
         wanted = _UNROLL
         if strips == 1 and self._is_far:
             wanted = max(1, _STREAM_LINES * self.line // (vectors * lanes))
-        elif self._is_far:
+        elif strips > 1 and self._is_asked_for:
             wanted = _FAR_UNROLL
         elif self.shape.is_crowded(GemmKnobs(rows, vectors, 1)):
             wanted = 1  # LLVM would load the next step's weights early, and spill sums
-        return max(steps for steps in range(1, wanted + 1) if self.steps % steps == 0)
+        return max(steps for steps in range(1, wanted + 1) if self.steps // parts % steps == 0)
 
     @property
     def _is_far(self) -> bool:
         """Whether the weights come from beyond the second-level cache each time."""
-        size = self.product.node.inputs[1].type.nbytes
-        return size > self.task.problem.target.cache("l2", 0)
+        return self._weight_bytes > self.task.problem.target.cache("l2", 0)
+
+    @property
+    def _is_asked_for(self) -> bool:
+        """Whether several strips share what is fetched: other layers' weights came in between."""
+        return self._weight_bytes > _ASKED * self.task.problem.target.cache("l2", 0)
+
+    @property
+    def _weight_bytes(self) -> int:
+        return self.product.node.inputs[1].type.nbytes
 
     @property
     def _is_streamed(self) -> bool:
         """Whether they do though each core has a second-level cache of its own."""
-        target, size = self.task.problem.target, self.product.node.inputs[1].type.nbytes
-        return size > _STREAMED * target.cores * target.cache("l2", 1 << 18)
+        target = self.task.problem.target
+        return self._weight_bytes > _STREAMED * target.cores * target.cache("l2", 1 << 18)
 
     def streams(self, knobs: GemmKnobs) -> int:
         """Cache lines of this panel to ask for in each block of steps, `_STREAM_AHEAD` before use.
@@ -201,6 +194,17 @@ class GemmPlan:
         lanes = self.task.problem.target.lanes(self.product.dtype)
         return max(1, steps * knobs.vectors * lanes // self.line)
 
+    def sections(self, knobs: GemmKnobs) -> int:
+        """Equal runs of columns whose panels take turns.
+
+        Three times as many columns as K are the queries, keys and values of one width: those of a
+        head are then one core's, which attention finds there when it shares out heads.
+        """
+        product, width = self.product, knobs.vectors * self.shape.lanes
+        merged = product.n == 3 * product.k and product.n % (3 * width) == 0
+        shared = self.task.problem.target.cores > 1 and knobs.blocks == 1 and product.m > 1
+        return 3 if merged and shared else 1
+
     def fetches(self, knobs: GemmKnobs) -> int:
         """Cache lines of the next panel to ask for in each block of steps.
 
@@ -208,11 +212,11 @@ class GemmPlan:
         the others: without asking ahead, memory rests while these run.
         """
         strips = -(-self.shape.strips(knobs) // knobs.blocks)
-        steps = self.steps // knobs.unroll
-        if strips < 2 or not self._is_far or not steps:
+        steps = self.steps // knobs.parts // knobs.unroll
+        if strips < 2 or not self._is_asked_for or not steps:
             return 0
         lanes = self.task.problem.target.lanes(self.product.dtype)
-        lines = self.steps * knobs.vectors * lanes / self.line
+        lines = self.steps // knobs.parts * knobs.vectors * lanes / self.line
         return min(_MOST_FETCHES, math.ceil(lines / (strips * steps)))
 
     def cycles(self, knobs: GemmKnobs) -> float:
@@ -241,6 +245,12 @@ class _Emission:
         self.fetches, self.streams = plan.fetches(knobs), plan.streams(knobs)
         self.by_column = self.product.is_stored_by_column(self.io)
         self.code = Code()
+        self.parts: Parts | None = None
+
+    @property
+    def panel_size(self) -> int:
+        """Words of a full panel."""
+        return self.pack.words.rows(self.product.k) * self.pack.width
 
     def run(self, symbol: str) -> Emitted:
         code, product = self.code, self.product
@@ -249,8 +259,14 @@ class _Emission:
         short, tall = divmod(product.m, tiles)
         full, rest = divmod(product.n, self.pack.width)
         panels = full + (rest > 0)
-        with code.shared("item", panels * tiles, self.plan.cycles(self.knobs)) as item:
-            panel, strip = self._place(item, panels, tiles)
+        parts, cycles = self.knobs.parts, self.plan.cycles(self.knobs)
+        if parts > 1:
+            kind = tvm_dtype(self.dot.sum)
+            self.parts = Parts.of(code, parts, product.m, product.n, kind, self.lanes)
+        with code.shared("item", parts * panels * tiles, cycles) as item:
+            part, item = part_of(code, item, parts, panels * tiles)
+            turn, strip = self._place(item, panels, tiles)
+            panel = code.bind(self._panel(turn), "panel")
             row = code.bind(strip * short + tirx.min(strip, tall), "row")
             heights = (tall, short + 1), (tiles - tall, short)
             widths = (full, self.pack.width), (panels - full, rest)
@@ -258,11 +274,19 @@ class _Emission:
                 with chosen:
                     for columns, here in code.cases(panel < full, *widths):
                         with here:
-                            self.tile(left, Tile(rows, columns, self.lanes), panel, strip, row)
+                            tile = Tile(rows, columns, self.lanes)
+                            self.tile(left, tile, part, turn, strip, row)
+        if self.parts:
+            self.parts.add_up(product.n, self._finish)
         return self.io.finish(code, symbol)
 
+    def _finish(self, row: Expr, column: Coordinate, value: Expr) -> None:
+        for bias in self.product.node.inputs[2:]:
+            value = value + self.product.wide(self.io.read(None, bias, plain([column])))
+        self.io.store(self.code, self.product.place((), row, column), value)
+
     def _place(self, item: Expr, panels: int, strips: int) -> tuple[Expr, Expr]:
-        """The panel and the strip of an item: panel by panel within a block of strips."""
+        """The panel's turn and the strip of an item: panel by panel within a block of strips."""
         code, size = self.code, -(-strips // self.knobs.blocks)
         block: Expr = as_index(0)
         here: Expr | int = size
@@ -271,13 +295,21 @@ class _Emission:
             item = code.bind(item - block * (size * panels), "item")
         if strips % size:
             here = code.bind(tirx.min(strips - block * size, size), "here")
-        panel = code.bind(tirx.floordiv(item, here), "panel")
-        return panel, code.bind(block * size + tirx.floormod(item, here), "strip")
+        turn = code.bind(tirx.floordiv(item, here), "turn")
+        return turn, code.bind(block * size + tirx.floormod(item, here), "strip")
 
-    def ahead(self, start: Expr, strip: Expr) -> Callable[[Expr], None]:
+    def _panel(self, turn: Expr) -> Expr:
+        """The panel whose turn it is."""
+        sections = self.plan.sections(self.knobs)
+        if sections == 1:
+            return turn
+        size = self.product.n // self.pack.width // sections
+        return tirx.floormod(turn, sections) * size + tirx.floordiv(turn, sections)
+
+    def ahead(self, following: Expr, strip: Expr) -> Callable[[Expr], None]:
         """Asks for the next panel, a part in every tile of this one."""
-        panel = self.pack.words.rows(self.product.k) * self.pack.width
-        steps = self.steps // self.knobs.unroll
+        length = self.panel_size // self.knobs.parts
+        steps = self.steps // self.knobs.parts // self.knobs.unroll
         size = -(-self.plan.shape.strips(self.knobs) // self.knobs.blocks)
         within = tirx.floormod(strip, size) if self.knobs.blocks > 1 else strip
 
@@ -285,7 +317,7 @@ class _Emission:
             for i in range(self.fetches):
                 part = ((within * steps + step) * self.fetches + i) * self.plan.line
                 # No further than that panel: the second-level cache may not hold a third one.
-                self.code.prefetch(self.weights, start + panel + tirx.min(part, panel - 1))
+                self.code.prefetch(self.weights, following + tirx.min(part, length - 1))
 
         return fetch
 
@@ -301,9 +333,12 @@ class _Emission:
 
         return fetch
 
-    def tile(self, left: Left, tile: Tile, panel: Expr, strip: Expr, row: Expr) -> None:
-        code, product, words = self.code, self.product, self.pack.words
-        start = code.bind(panel * (words.rows(product.k) * self.pack.width), "start")
+    def tile(self, left: Left, tile: Tile, part: Expr, turn: Expr, strip: Expr, row: Expr) -> None:
+        code, words, panel = self.code, self.pack.words, self._panel(turn)
+        steps = self.steps // self.knobs.parts
+        k0 = part * steps
+        start = code.bind(panel * self.panel_size + k0 * tile.width, "start")
+        following = self._panel(turn + 1) * self.panel_size + k0 * tile.width
         first = tile.width if words.origin else 0
 
         def right(k: Expr, column: Expr) -> Expr:
@@ -313,22 +348,23 @@ class _Emission:
             return self.weights[start + column]
 
         def load(buffer: Buffer, r: int, k: Expr) -> None:
-            left.load(buffer, (), row + r, k)
+            left.load(buffer, (), row + r, k0 + k)
 
-        ahead = self.ahead(start, strip) if self.fetches else None
+        ahead = self.ahead(following, strip) if self.fetches else None
         if self.streams:
             ahead = self.along(start, tile)
         sums = accumulate(
-            code, tile, self.steps, self.knobs.unroll, left.rows((), row), right, self.dot,
+            code, tile, steps, self.knobs.unroll, left.rows((), row, k0), right, self.dot,
             by_lanes=load if broadcasts_lanes(self.target) else None,
             ahead=ahead,
             start=origin if words.origin else None,
         )  # fmt: skip
+        if self.parts:
+            keep = self.parts.keep(part, row, panel * self.pack.width)
+            drain(code, tile, sums, keep, 0)
+            return
 
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:
-            place = shifted(column, panel * self.pack.width)
-            for bias in product.node.inputs[2:]:
-                value = value + product.wide(self.io.read(None, bias, plain([place])))
-            self.io.store(code, product.place((), row + r, place), value)
+            self._finish(row + r, shifted(column, panel * self.pack.width), value)
 
         drain(code, tile, sums, finish, self.plan.task.epilogue_size, self.by_column)

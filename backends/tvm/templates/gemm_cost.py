@@ -16,8 +16,10 @@ from optc.ir.targets.target import Target
 LINE = 64  # bytes of a cache line
 _LINE_CYCLES = 2.25  # for a line from the second-level cache
 _FAR_LINE_CYCLES = 5.0  # from beyond it, when all cores ask
+_KEPT = 0.75  # of the second-level cache, which keeps weights of up to so much
 _EXPOSED = 0.35  # share of the time for far lines that multiply-adds do not hide
 _LOAD = 0.25  # of a load beside a multiply-add, though two of each start in a cycle
+_ADDED_UP = 2  # cycles to store and add up a vector, beside one for each part
 _CROWDED = 1.03  # all registers are taken: LLVM spills some now and then
 _CASES = 1.03  # strips of two heights are two cases in the code
 
@@ -27,13 +29,15 @@ class GemmKnobs:
     """`rows` x `vectors` registers per tile at most; `unroll` steps of K per loop iteration.
 
     Strips of rows are taken in `blocks`: all panels of weights meet one block before the next. One
-    block reads each weight once, many keep the left side in a near cache.
+    block reads each weight once, many keep the left side in a near cache. `parts` of the sums are
+    computed apart, each by a core, and added up.
     """
 
     rows: int
     vectors: int
     unroll: int
     blocks: int = 1
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,21 @@ class GemmShape:
         stay in that cache are better read once.
         """
         room = self.middle / 2 - self.panel_bytes(knobs.vectors)
-        if room < knobs.rows * self.left_row or self.weight_bytes > self.middle / 2:
+        if room < knobs.rows * self.left_row or self.weight_bytes > _KEPT * self.middle:
             return (1,)
         cores = self.target.cores
         fit = -(-math.ceil(self.m * self.left_row / room) // cores) * cores
         return tuple(dict.fromkeys([1, min(self.strips(knobs), fit)]))
+
+    @property
+    def is_worth_parts(self) -> bool:
+        """Whether parts of sums may be better: threads share columns, and results stay near."""
+        far = self.weight_bytes > _KEPT * self.middle
+        return far and self.m > 1 and self._result_bytes <= self.middle / 2
+
+    @property
+    def _result_bytes(self) -> float:
+        return self.m * self.n * self.dot.sum.bits / 8
 
     def cycles(self, knobs: GemmKnobs) -> float:
         """Estimated cycles of the slowest thread."""
@@ -101,7 +115,9 @@ class GemmShape:
         if self.dot.pairs:
             rows = 2.0 * math.ceil(rows / 2)
         fused = self.target.fma or bool(self.dot.intrinsic)
-        work = tile_cycles(rows, width, self.steps, self.dot.cost, fused) * panels * strips
+        steps = self.steps / knobs.parts
+        tile = tile_cycles(rows, width, steps, self.dot.cost, fused)
+        work = tile * panels * strips * knobs.parts
         # The second-level cache gives a panel and the rows for the first strip, and for every strip
         # anew when the first cache does not keep them.
         kept = 2 * self.panel_bytes(knobs.vectors) <= self.target.cache("l1", 1 << 15)
@@ -117,13 +133,17 @@ class GemmShape:
             work *= _CASES
         if self.is_crowded(knobs):
             work *= _CROWDED
+        if knobs.parts > 1:
+            work += (knobs.parts + _ADDED_UP) * self.m * vectors
         work += _EXPOSED * _FAR_LINE_CYCLES * self._far_bytes(knobs, panels) / LINE
         return work * self._slowest_share(knobs, panels)
 
     def _far_bytes(self, knobs: GemmKnobs, panels: int) -> float:
         """What comes from beyond the second-level cache, for all threads together."""
         blocks, left = knobs.blocks, float(self.m * self.left_row)
-        weights = self.weight_bytes * (blocks if self.weight_bytes > self.middle / 2 else 1)
+        weights = self.weight_bytes * (blocks if self.weight_bytes > _KEPT * self.middle else 1)
+        if knobs.parts > 1:
+            return weights + left + (knobs.parts - 1) * self._result_bytes
         if left / blocks + self.panel_bytes(knobs.vectors) > 0.75 * self.middle:
             return weights + left * panels
         return weights + left * (self.target.cores if blocks == 1 else 1)
@@ -131,9 +151,9 @@ class GemmShape:
     def _slowest_share(self, knobs: GemmKnobs, panels: int) -> float:
         """The part of the work that one thread gets at most: items are dealt in equal stretches."""
         strips, cores = self.strips(knobs), self.target.cores
-        items = panels * strips
+        items = panels * strips * knobs.parts
         stretch = -(-items // cores)
-        if knobs.blocks > 1:
+        if knobs.blocks > 1 or knobs.parts > 1:
             return stretch / items
         full, rest = divmod(-(-self.n // self.lanes), knobs.vectors)
         wide = full * strips  # items of full panels, which come first

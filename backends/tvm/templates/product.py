@@ -37,8 +37,8 @@ class Left(Protocol):
         """Fill a buffer with neighbouring words, by one vector load."""
         ...
 
-    def rows(self, at: Sequence[Expr], row: Expr) -> Callable[[int, Expr], Expr]:
-        """Words of the rows from `row` on, by distance from it and place along K."""
+    def rows(self, at: Sequence[Expr], row: Expr, first: Expr) -> Callable[[int, Expr], Expr]:
+        """Words of the rows from `row` on, by distance from it and place along K beyond `first`."""
         ...
 
 
@@ -58,9 +58,9 @@ class Elements:
         with self.code.vector("lane", int(buffer.shape[0])) as lane:
             self.code.store(buffer, (lane,), self.word(at, row, k + lane))
 
-    def rows(self, at: Sequence[Expr], row: Expr) -> Callable[[int, Expr], Expr]:
+    def rows(self, at: Sequence[Expr], row: Expr, first: Expr) -> Callable[[int, Expr], Expr]:
         """See Left."""
-        return lambda distance, k: self.word(at, row + distance, k)
+        return lambda distance, k: self.word(at, row + distance, first + k)
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class EvenRows(Elements):
     stride: int
     at: Callable[[Sequence[Expr]], list[Expr]]
 
-    def rows(self, at: Sequence[Expr], row: Expr) -> Callable[[int, Expr], Expr]:
+    def rows(self, at: Sequence[Expr], row: Expr, first: Expr) -> Callable[[int, Expr], Expr]:
         """See Left; by one address register, see `image.Span`."""
-        (start,) = self.at([*at, row, as_index(0)])
-        first = Span(self.buffer, self.code.bind(tirx.Cast("int64", start), "start"))
-        return lambda distance, k: first[k + distance * self.stride]
+        (start,) = self.at([*at, row, first])
+        span = Span(self.buffer, self.code.bind(tirx.Cast("int64", start), "start"))
+        return lambda distance, k: span[k + distance * self.stride]
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class Neighbours:
         every = tirx.Ramp(as_index(0), as_index(1), count)
         self.code.store(buffer, (every,), self._read([*at, row, k * self.group], count))
 
-    def rows(self, at: Sequence[Expr], row: Expr) -> Callable[[int, Expr], Expr]:
+    def rows(self, at: Sequence[Expr], row: Expr, first: Expr) -> Callable[[int, Expr], Expr]:
         """See Left."""
-        return lambda distance, k: self.word(at, row + distance, k)
+        return lambda distance, k: self.word(at, row + distance, first + k)
 
     def _read(self, index: Sequence[Expr], words: int) -> Expr:
         return neighbours(self.buffer, self.at(index), self.group, words)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optc.backends.tvm.templates.dot import Words, dot_of
-from optc.backends.tvm.templates.gemm import PanelPack
+from optc.backends.tvm.templates.panel_pack import PanelPack
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value

@@ -13,7 +13,7 @@ from tvm.tirx import PrimFunc
 
 from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.dot import Words
-from optc.backends.tvm.templates.gemm import PanelPack
+from optc.backends.tvm.templates.panel_pack import PanelPack
 from optc.backends.tvm.templates.plan import Problem
 from optc.backends.tvm.templates.product import Product
 from optc.ir.builder import Builder
