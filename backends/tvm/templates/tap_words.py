@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from optc.backends.tvm.templates.dot import BYTES, Dot, dot_of
@@ -21,8 +21,8 @@ from optc.backends.tvm.templates.tap_pack import ROWS, TapKnobs, TapsPack, meeti
 from optc.backends.tvm.templates.taps import pieces
 from optc.backends.tvm.templates.word_windows import WordWindows
 from optc.ir.dtype import DType
-from optc.ir.graph import Node
-from optc.ir.ops import Conv
+from optc.ir.graph import Graph, Node, Value
+from optc.ir.ops import Conv, Pad, PadMode
 from optc.ir.targets.target import Target
 
 # Calibrated on Zen 5, in cycles of one vector of 32-bit lanes.
@@ -97,8 +97,14 @@ class TapPlan:
 
     @cached_property
     def shape(self) -> Geometry:
-        """The loop bounds."""
-        return geometry(self.node)
+        """The loop bounds, of the image without what pads it."""
+        return geometry(_unpadded(self.task.problem.body, self.node)[0])
+
+    @property
+    def image(self) -> tuple[Value, int]:
+        """What is read where it lies, and the byte that stands around it."""
+        node, border = _unpadded(self.task.problem.body, self.node)
+        return node.inputs[0], border
 
     @cached_property
     def dot(self) -> Dot:
@@ -142,3 +148,19 @@ class TapPlan:
         if type(knobs) is not TapKnobs:
             raise ValueError(f"taps does not know {knobs!r}")
         return WordWindows(self, knobs).run(symbol)
+
+
+def _unpadded(body: Graph, node: Node) -> tuple[Node, int]:
+    """A convolution that pads by itself for one behind a Pad of its own, with the Pad's number."""
+    before = body.producer.get(node.inputs[0])
+    assert isinstance(node.op, Conv)
+    if before is None or not isinstance(before.op, Pad) or any(map(any, node.op.padding)):
+        return node, 0
+    pad, inner = before.op, slice(1, -1)
+    sides = (*pad.low, *pad.high)
+    alone = body.users[node.inputs[0]] == (node,) and pad.mode is PadMode.CONSTANT
+    if not alone or min(sides) < 0 or any((pad.low[0], pad.low[-1], pad.high[0], pad.high[-1])):
+        return node, 0
+    padding = tuple(zip(pad.low[inner], pad.high[inner], strict=True))
+    inputs = (before.inputs[0], *node.inputs[1:])
+    return Node(replace(node.op, padding=padding), inputs, node.outputs, node.loc), int(pad.value)

@@ -77,7 +77,8 @@ class WordWindows:
 
     def run(self, symbol: str) -> Emitted:
         """The function."""
-        plan, x, code = self.plan, self.node.inputs[0], self.code
+        plan, code = self.plan, self.code
+        x, self.border = plan.image
         order = channels_at_end(x.type.rank, channels_last=True)
         stored, cores = tvm_dtype(x.type.dtype), plan.target.cores
         reader = ImageReader(code, self.io, x, stored, order, 4 * self.lanes, cores > 1)
@@ -175,7 +176,8 @@ class WordWindows:
         return (x + word * stretch.span) * block.width
 
     def _empty(self, stretch: _Stretch, block: _Block, x: Expr) -> None:
-        number = tirx.const(_FLIP if self.plan.dot.flipped else 0, "int32")
+        word = int.from_bytes(bytes([self.border & 255] * ROWS), "little", signed=True)
+        number = self._stored(tirx.const(word, "int32"))
         for word in range(self.words):
             for vector in range(0, block.width, self.lanes):
                 place = self._place(stretch, block, word, x) + vector
@@ -223,12 +225,12 @@ class WordWindows:
         self, stretch: _Stretch, block: _Block, at: Expr, row: int, column: Expr,
         channel: Expr | int, width: int, *, bordered: bool,
     ) -> Expr:  # fmt: skip
-        """Bytes of one row and column, zeros where a band reads none."""
+        """Bytes of one row and column, the border's outside."""
         kind = "int8" if width == 1 else f"int8x{width}"
-        zero: Expr = tirx.const(0, "int8")
-        zero = zero if width == 1 else tirx.Broadcast(zero, width)
+        border: Expr = tirx.const((self.border + 128) % 256 - 128, "int8")
+        border = border if width == 1 else tirx.Broadcast(border, width)
         if row >= self.read:
-            return zero
+            return border  # meets weights of zero
         place = at + row
         held = tirx.max(as_index(0), tirx.min(place, self.rows.extent - 1)) if bordered else place
         start = self.image.at([stretch.batch, held, column, block.first + channel])
@@ -240,7 +242,7 @@ class WordWindows:
             found = tirx.Cast(kind, found) if width == 1 else tirx.reinterpret(kind, found)
         if not bordered:
             return found
-        return tirx.Select(tirx.all(place >= 0, place < self.rows.extent), found, zero)
+        return tirx.Select(tirx.all(place >= 0, place < self.rows.extent), found, border)
 
     def _tile_of(self, stretch: _Stretch, block: _Block, vector: Expr, number: Expr) -> None:
         """The tile of that number: they have two widths at most."""

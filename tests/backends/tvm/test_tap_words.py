@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,10 @@ from hypothesis.strategies import DrawFn
 from optc.backends.tvm.templates.plan import Miss, Problem
 from optc.backends.tvm.templates.tap_pack import TapsPack, meetings
 from optc.backends.tvm.templates.tap_words import TapWords
+from optc.ir.builder import Builder
 from optc.ir.dtype import DType
-from optc.ir.ops import Conv
+from optc.ir.graph import Value
+from optc.ir.ops import Conv, Pad
 from optc.ir.targets.catalogue import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task, windows_template
@@ -60,6 +63,22 @@ def test_windows_on_every_instruction_set(target: str, kind: DType) -> None:
     ends = ("requantize", "residual", "bias", "float", "", "per tensor")
     tasks = [window.task(kind, end) for window, end in zip(WINDOWS, ends, strict=True)]
     assert check(tasks, find_target(target)) == {windows_template(target)}
+
+
+@pytest.mark.parametrize(("kind", "number"), [(U8, 200), (U8, 3), (I8, -77)])
+def test_borders_that_are_not_zero(kind: DType, number: int) -> None:
+    """A Pad in front is read as what it is around, not copied."""
+
+    def bordered(low: tuple[int, ...], high: tuple[int, ...]) -> Callable[[Builder, Value], Value]:
+        return lambda builder, x: builder.emit(Pad(low, high, value=number), x)
+
+    op = Conv((1, 1), ((0, 0), (0, 0)), (1, 1), 40, True)
+    x, weight = TensorType((2, 9, 11, 40), kind), TensorType((40, 1, 3, 3), I8)
+    tasks = [
+        task(op, x, weight, "requantize", before=bordered((0, 1, 2, 0), (0, 2, 0, 0))),
+        task(op, x, weight, "bias", before=bordered((1, 1, 1, 0), (0, 1, 1, 0))),
+    ]
+    assert check(tasks) == {windows_template("host")}
 
 
 @st.composite
