@@ -238,7 +238,7 @@ def table(name: str, work: Path) -> Iterator[str]:
         ms = [times.get(f"{system} {kind}") for kind in ("f32", "int8")]
         pace = ["not timed"] * 3
         if ms[0] and ms[1]:
-            pace = [f"{m[0]:.2f} / {m[1]:.2f}" for m in ms] + [f"{ms[0][0] / ms[1][0]:.2f}"]
+            pace = [f"{m[0]:.3g} / {m[1]:.3g}" for m in ms] + [f"{ms[0][0] / ms[1][0]:.2f}"]
         cells = [
             name, system, str(len(old)), f"{100 * old.mean():.2f} to {100 * new.mean():.2f}",
             f"{100 * lost.mean():+.2f} ± {100 * error:.2f}", f"{nbytes[0]:.0f} to {nbytes[1]:.0f}",
