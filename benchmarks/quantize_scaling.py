@@ -19,7 +19,7 @@ import torch
 
 import optc
 from benchmarks.prune_models import context
-from benchmarks.prune_quality import changed, judged
+from benchmarks.prune_quality import SEEN, changed, judged
 from benchmarks.quantize_data import CASES, Case, example
 from optc.ir.targets.detect import host
 from optc.passes.base import run_passes
@@ -87,7 +87,8 @@ def write(row: str) -> None:
         " by the reference. Lost beside the float model on the same held-out samples.\n\n"
     )
     lines = sorted(kept.values(), key=lambda line: line.split(" | ")[0])
-    RESULTS.write_text(head + "\n".join([HEADER, *lines]) + "\n")
+    _, mark, seen = RESULTS.read_text().partition(SEEN) if RESULTS.exists() else ("", "", "")
+    RESULTS.write_text(head + "\n".join([HEADER, *lines]) + "\n" + mark + seen)
 
 
 def _key(line: str) -> tuple[str, str]:
