@@ -43,7 +43,7 @@ def open(job: Job) -> Run:
     """The module on the `local-task` driver, which has a worker for each core."""
     import iree.runtime
 
-    iree.runtime.flags.parse_flag(f"--task_topology_group_count={job.threads}")
+    iree.runtime.flags.parse_flags(f"--task_topology_group_count={job.threads}")
     config = iree.runtime.Config("local-task")
     path = str(job.folder / "iree" / "model.vmfb")
     module = iree.runtime.VmModule.mmap(config.vm_instance, path)
