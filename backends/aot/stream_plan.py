@@ -93,9 +93,15 @@ def needs_of(program: Program) -> Needs:
 
 
 def stream(needs: Needs, window: int) -> Program:
-    """The program with its weights streamed through `window` bytes, at least the largest block."""
+    """The program with its weights streamed through `window` bytes, at least the largest block.
+
+    A window that would hold all of them at once becomes memory that they stay in.
+    """
     if window < needs.largest:
         raise ValueError(f"a window of {window} bytes cannot hold {needs.largest}")
+    if window >= needs.streamed_bytes:  # room for all of it: to be read once, not in every call
+        pinned = (*needs.pinned, *needs.streamed)
+        needs = replace(needs, pinned=pinned, streamed=(), largest=0)
     program = needs.program
     window = min(window // PAGE * PAGE or window, align(needs.streamed_bytes))
     window = max(window, needs.largest)
