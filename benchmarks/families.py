@@ -122,12 +122,21 @@ def prepared(name: str, data: Path, folder: Path) -> None:
         together.said(folder / name / variant.key)
 
 
+def measured(name: str, model: Model, data: Path, folder: Path) -> None:
+    """Time every variant that is there; the page of `together` is of the same run."""
+    there = [variant for variant in model.variants if is_prepared(variant, folder / name)]
+    found = timed(model.subject(data), there, folder / name, model.calls)
+    write_times(there, found, folder / name)
+
+
 def rows(family: str, folder: Path) -> Iterator[list[str]]:
     """The lines of a family: of each model the plain artifact, then its variants."""
     for name, model in MODELS.items():
         chosen = model.families.get(family, ())
         times = read_times(folder / name)
-        for variant in (F32, *chosen) if chosen and times else ():
+        for variant in (F32, *chosen) if chosen else ():
+            if variant.key not in times:
+                continue
             facts = Facts.read(folder / name / variant.key / "facts.json")
             numbers = together.numbers(times[variant.key])
             yield [model.name, str(variant), facts.quality, facts.drop, *numbers]
@@ -165,9 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.prepare:
             prepared(name, given.data, folder)
         else:
-            model = MODELS[name]
-            found = timed(model.subject(given.data), model.variants, folder / name, model.calls)
-            write_times(model.variants, found, folder / name)
+            measured(name, MODELS[name], given.data, folder)
     if not given.prepare:
         given.results.write_text(page(folder))
     return 0
