@@ -99,7 +99,7 @@ def rows_without_conflict(target: Target, stride: int) -> int:
 
 
 def tile_cycles(
-    rows: float, vectors: float, steps: int, cost: float = 1.0, fused: bool = True
+    rows: float, vectors: float, steps: float, cost: float = 1.0, fused: bool = True
 ) -> float:
     """Estimated cycles of one tile: two multiply-adds and two loads start per cycle.
 
@@ -116,7 +116,7 @@ def tile_cycles(
     return step * steps + 3 * rows * vectors + 40
 
 
-def ways(sums: float, steps: int) -> int:
+def ways(sums: float, steps: float) -> int:
     """Sums to keep for each result, so that additions need not wait: two units, four cycles."""
     count = 1
     while sums * count * 2 <= _BUSY_SUMS and steps >= 8 * count:
