@@ -20,6 +20,8 @@ _KEPT = 0.75  # of the second-level cache, which keeps weights of up to so much
 _EXPOSED = 0.35  # share of the time for far lines that multiply-adds do not hide
 _LOAD = 0.25  # of a load beside a multiply-add, though two of each start in a cycle
 _ADDED_UP = 2  # cycles to store and add up a vector, beside one for each part
+_STREAMED = 1.5  # times what the second-level caches hold: weights of so much come from far away
+_CUT_STREAMS = 1.1  # these bind, and each core then goes through all panels: measured on GPT-2
 _CROWDED = 1.03  # all registers are taken: LLVM spills some now and then
 _CASES = 1.03  # strips of two heights are two cases in the code
 
@@ -135,6 +137,8 @@ class GemmShape:
             work *= _CROWDED
         if knobs.parts > 1:
             work += (knobs.parts + _ADDED_UP) * self.m * vectors
+            if self.weight_bytes > _STREAMED * self.target.cores * self.middle:
+                work *= _CUT_STREAMS
         work += _EXPOSED * _FAR_LINE_CYCLES * self._far_bytes(knobs, panels) / LINE
         return work * self._slowest_share(knobs, panels)
 
