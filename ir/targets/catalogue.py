@@ -116,6 +116,7 @@ _ROWS: tuple[Target, ...] = (
     _x86("znver2", "znver2", V3, 256, 8, _caches(32, 512, 16384), "AMD Zen 2"),
     _x86("znver3", "znver3", V3, 256, 8, _caches(32, 512, 32768), "AMD Zen 3"),
     _x86("znver4", "znver4", BF16, 512, 8, _caches(32, 1024, 32768), "AMD Zen 4"),
+    _x86("znver5", "znver5", BF16, 512, 8, _caches(48, 1024, 32768), "AMD Zen 5"),
     _arm("aarch64", "generic", ASIMD, 4, _caches(32, 256), "any 64-bit ARM"),
     _arm("cortex-a53", "cortex-a53", ASIMD, 4, _caches(32, 512), "ARM Cortex-A53 (Raspberry Pi 3)"),
     _arm("cortex-a72", "cortex-a72", ASIMD, 4, _caches(32, 1024),

@@ -13,12 +13,12 @@ from optc.ir.diagnostics import error
 from optc.ir.targets.catalogue import BF16, DOT, TARGETS, V2, V3, V4, VNNI
 from optc.ir.targets.target import Arch, MemorySpace, Target
 
-_LEVELS = (  # features that must be there, the row to start from
-    (BF16, "znver4"),
-    (VNNI, "cascadelake"),
-    (V4, "x86-64-v4"),
-    (V3, "x86-64-v3"),
-    (V2, "x86-64-v2"),
+_LEVELS = (  # features that must be there, the row to start from, and what they are called
+    (BF16, "znver4", "AVX-512 with VNNI and bf16"),
+    (VNNI, "cascadelake", "AVX-512 with VNNI"),
+    (V4, "x86-64-v4", "AVX-512"),
+    (V3, "x86-64-v3", "AVX2"),
+    (V2, "x86-64-v2", "SSE4.2"),
 )
 
 
@@ -26,8 +26,10 @@ def host() -> Target:
     """The machine this runs on; raises E0142 when it is none that optc knows."""
     machine = platform.machine()
     flags = _flags()
+    level = ""
     if machine in ("x86_64", "AMD64"):
-        base = next((TARGETS[row] for need, row in _LEVELS if set(need) <= flags), None)
+        found = ((TARGETS[row], text) for need, row, text in _LEVELS if set(need) <= flags)
+        base, level = next(found, (None, ""))
     elif machine in ("aarch64", "arm64"):
         base = TARGETS["cortex-a76" if set(DOT) <= flags else "aarch64"]
     elif machine.startswith("armv7"):
@@ -38,7 +40,7 @@ def host() -> Target:
         raise error("E0142", f"this machine ({machine}) is not supported", help="optc targets")
     # A neutral CPU name: kernels may use the features listed, whoever made the chip.
     cpu = "x86-64-v4" if base.cpu in ("znver4", "cascadelake") else base.cpu
-    text = f"{_model_name()}: {base.description.split(':')[-1].strip()}"
+    text = f"{_model_name()}: {level or base.description.split(':')[-1].strip()}"
     return replace(
         base, name="host", cpu=cpu, cores=physical_cores(), memory=_caches(), description=text
     )
@@ -69,8 +71,15 @@ def _flags() -> set[str]:
 
 
 def _model_name() -> str:
-    found = re.search(r"^model name\s*:\s*(.*)$", _cpuinfo(), re.MULTILINE)
-    return found.group(1).strip() if found else platform.machine()
+    """What the processor calls itself; x86 ones with their numbers: virtual machines hide names."""
+    found = {
+        key: re.search(rf"^{key}\s*:\s*(.*)$", _cpuinfo(), re.MULTILINE)
+        for key in ("model name", "cpu family", "model")
+    }
+    name, family, model = (match.group(1).strip() if match else "" for match in found.values())
+    if not name:
+        return platform.machine()
+    return f"{name} (family {family}, model {model})" if family and model else name
 
 
 def _cpuinfo() -> str:

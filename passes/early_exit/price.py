@@ -18,7 +18,7 @@ CLOCK = 3e9  # cycles a second
 UNITS = 2  # fused multiply-add units of a core
 BYTES = 16  # that a core moves to and from its second cache in a cycle
 START = 1.5e-6  # seconds to start a kernel on all threads
-CALL = 2e-8  # seconds to call one: what kernels take that have next to nothing to do (Zen 4)
+CALL = 2e-8  # seconds to call one: what kernels take that have next to nothing to do (Zen 5)
 
 
 def seconds(node: Node, target: Target) -> float:
