@@ -97,13 +97,18 @@ def test_sums_longer_than_results_are_wide_are_cut_first() -> None:
 @pytest.mark.parametrize("cores", [1, 2])
 def test_queries_keys_and_values_take_turns(cores: int) -> None:
     cases = [linear(m, 3 * k, k, bias=bias) for m, k, bias in ((7, 96, True), (20, 64, False))]
-    target = machine(cores=cores)
+    near, small = (
+        replace(machine(cores=cores), memory=(MEMORY[0], MemorySpace("l2", size), MEMORY[2]))
+        for size in (1 << 17, 1 << 13)
+    )
     for case in cases:
-        plan, knobs = settings_of(case, target)
+        far, settings = settings_of(case, small)
+        assert {far.sections(each) for each in settings} == {1}
+        plan, knobs = settings_of(case, near)
         turns = [each for each in knobs if plan.sections(each) == 3]
         assert bool(turns) is (cores > 1)
         for each in turns[:4]:
             loaded = Loaded(
-                [case.body], [case.constants], target, plan=lambda _, k=each, p=plan: (p, k)
+                [case.body], [case.constants], near, plan=lambda _, k=each, p=plan: (p, k)
             )
             case.compare(0, loaded(0, case.inputs(0)), repr(each))
