@@ -97,7 +97,8 @@ def most_memory(artifact: Path) -> int:
 def prepare(name: str, folder: Path) -> None:
     """Write an artifact for mapped weights and for each budget; equal kernels are built once."""
     model, inputs = MODELS[name].make()
-    module, build = optc.capture(model, inputs), building_once(kernel_builder(host()).build)
+    builder = kernel_builder(Options(memory=1).machine(host()))
+    module, build = optc.capture(model, inputs), building_once(builder.build)
     mapped = folder / name / MAPPED
     whole = _write(module, build, 1 << 62, mapped)
     for share in SHARES:

@@ -124,7 +124,8 @@ def kept_without(
 ) -> Kept:
     """A graph of the module without so many of each family, the least important ones."""
     scores = np.zeros(len(found.pin_of))
-    if any(gone and choice.order is None for choice, gone in going):
+    # Asked also where nothing goes: what is missing for it is an error on every model alike.
+    if not going or any(choice.order is None for choice, _ in going):
         scores = SCORES[request.criterion](module, found, ctx, request.seed)
     removed = np.zeros(len(found.pin_of), dtype=bool)
     for choice, gone in going:

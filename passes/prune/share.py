@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+from optc.ir.diagnostics import error
 from optc.ir.module import Module
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.prune.allocation import Spread
@@ -64,8 +65,6 @@ class PruneShare(Pass):
             raise ValueError(f"align is a positive number of {unit}, not {self.align}")
         if self.rounds < 1:
             raise ValueError(f"rounds is a positive number, not {self.rounds}")
-        if self.spread is Spread.LOSS and self.criterion is not Criterion.FIT:
-            raise ValueError("spread=loss is what criterion=fit can tell: give both")
 
     @property
     def request(self) -> Request:
@@ -78,8 +77,12 @@ class PruneShare(Pass):
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The narrower module; remarks say what went, and why the rest stays.
 
-        Raises E0137 for a name in `only` or `keep` that no layer has; W0315 where nothing went.
+        Raises E0132 for options that contradict each other, E0137 for a name in `only` or `keep`
+        that no layer has; W0315 where nothing went.
         """
+        if self.spread is Spread.LOSS and self.criterion is not Criterion.FIT:
+            text = f"{self.name}: spread=loss is what criterion=fit can tell: give both"
+            raise error("E0132", text, help=f"{self.name}{{criterion=fit,spread=loss}}")
         after = prune(module, ctx, self.request, self.rounds, RECOVERY[self.recover])
         stays = [finding for finding in ctx.diagnostics if finding.code == "N0311"]
         if after is module and self.ratio and stays:

@@ -97,7 +97,7 @@ class GemmShape:
             return (1,)
         cores = self.target.cores
         fit = -(-math.ceil(self.m * self.left_row / room) // cores) * cores
-        return tuple(dict.fromkeys([1, min(self.strips(knobs), fit)]))
+        return tuple(dict.fromkeys([1, min(self.strips(knobs), max(1, fit))]))
 
     @property
     def is_worth_parts(self) -> bool:

@@ -142,7 +142,8 @@ def test_the_artifact_decides_as_the_reference_does_and_counts(tmp_path: Path) -
         for x in digits()[1]["x"][:150, None]:
             taken, answer = outputs(strict, x)
             before = artifact.exit_runs()[exit.condition]
-            assert np.allclose(artifact(x), answer, atol=1e-4)
+            # A fitted head may have large weights: rounding counts beside the largest score.
+            assert np.allclose(artifact(x), answer, atol=1e-4 * max(1.0, float(abs(answer).max())))
             assert artifact.exit_runs()[exit.condition] - before == (taken == exit.condition)
             seen[taken] += 1
         assert min(seen.values()) > 0
@@ -152,7 +153,8 @@ def test_the_artifact_decides_as_the_reference_does_and_counts(tmp_path: Path) -
         artifact.set_parameter(f"{exit.condition}.threshold", NEVER)
         artifact.reset()  # which leaves parameters alone
         x = digits()[1]["x"][:1]
-        assert np.allclose(artifact(x), outputs(module, x)[1], atol=1e-4)
+        answer = outputs(module, x)[1]
+        assert np.allclose(artifact(x), answer, atol=1e-4 * max(1.0, float(abs(answer).max())))
         assert artifact.exit_runs()[exit.condition] == seen[exit.condition]
     assert built.quality is not None
     assert built.quality.exits["end"] + built.quality.exits[exit.condition] > 0

@@ -201,5 +201,6 @@ def rows_of(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def test_losses_are_what_a_fit_can_tell() -> None:
-    with pytest.raises(ValueError, match="give both"):
-        PruneChannels(spread=Spread.LOSS)
+    module = parse(CHAIN)
+    with pytest.raises(OptcError, match="E0132"):
+        PruneChannels(spread=Spread.LOSS).run(module, PassContext(find_target("x86-64-v3")))
