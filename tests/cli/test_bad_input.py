@@ -33,7 +33,7 @@ X = np.zeros((4, 16), dtype=np.float32)
         (["compile", "m", "-o", "o", "--shape", "batch=0"], "E0112", "m"),
         (["compile", "m"], "E0703", "--output"),
         (["passes", "fold-batchnorm"], "E0130", "fold-batch-norm"),
-        (["targets", "znver5"], "E0140", "znver"),
+        (["targets", "znver9"], "E0140", "znver"),
         (["targets", "cuda-sm_90", "--measure"], "E0143", "targets host"),
         (["explain", "E0149"], "E0704", "E014"),
         (["opt", "missing.optc"], "E0112", "missing.optc"),
