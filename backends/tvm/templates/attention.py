@@ -19,7 +19,7 @@ from tvm.tirx import Buffer
 from optc.backends.tvm.lower.element import pinned
 from optc.backends.tvm.templates.attend import LOG2_E, Attend, AttendKnobs, Heads
 from optc.backends.tvm.templates.attention_mask import MaskPack, turned_mask
-from optc.backends.tvm.templates.fused import Fused, fused
+from optc.backends.tvm.templates.fused import AnchorPlan, fused
 from optc.backends.tvm.templates.image import Image, ImageReader
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code, as_index
 from optc.backends.tvm.templates.nest import digits_of
@@ -27,9 +27,8 @@ from optc.backends.tvm.templates.places import Coordinate
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Pack, Plan, Problem
 from optc.backends.tvm.templates.tile import register_rows
 from optc.ir.dtype import DType
-from optc.ir.graph import Node, Value
+from optc.ir.graph import Value
 from optc.ir.ops import Attention as AttentionOp
-from optc.ir.targets.target import Target
 
 _DTYPE = "float32"
 _SPAN = 1024  # keys whose scores are kept at once
@@ -61,21 +60,8 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
+class AttentionPlan(AnchorPlan):
     """An attention and what is fused around it."""
-
-    task: Fused
-    template: str
-
-    @property
-    def node(self) -> Node:
-        """The attention."""
-        return self.task.anchor
-
-    @property
-    def target(self) -> Target:
-        """The machine."""
-        return self.task.problem.target
 
     def candidates(self) -> Sequence[Knobs]:
         """Vectors of queries by tiles of keys, as many as fit the registers beside them, or fewer.

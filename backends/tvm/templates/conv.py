@@ -22,7 +22,7 @@ from optc.backends.tvm.templates.conv_cost import tile_cost
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.convolve import Access, Convolve
 from optc.backends.tvm.templates.dot import BYTES, Dot, Words, dot_of, elementwise
-from optc.backends.tvm.templates.fused import Fused, FusedEmitter, fused
+from optc.backends.tvm.templates.fused import AnchorPlan, FusedEmitter, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
 from optc.backends.tvm.templates.image import (
     FEW_CHANNELS,
@@ -38,9 +38,7 @@ from optc.backends.tvm.templates.taps import pieces
 from optc.backends.tvm.templates.tile import broadcasts_lanes, register_rows
 from optc.backends.tvm.templates.words import WordReader, WordShape, in_words
 from optc.ir.dtype import DType
-from optc.ir.graph import Node
 from optc.ir.ops import Conv, ConvTranspose
-from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
 
 
@@ -125,21 +123,8 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class ConvPlan:
+class ConvPlan(AnchorPlan):
     """A convolution and what is fused around it."""
-
-    task: Fused
-    template: str
-
-    @property
-    def node(self) -> Node:
-        """The convolution."""
-        return self.task.anchor
-
-    @property
-    def target(self) -> Target:
-        """The machine."""
-        return self.task.problem.target
 
     @cached_property
     def dot(self) -> Dot:

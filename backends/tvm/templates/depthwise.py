@@ -18,7 +18,7 @@ from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.dot import BYTES, single
-from optc.backends.tvm.templates.fused import Fused, fused
+from optc.backends.tvm.templates.fused import AnchorPlan, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
 from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
@@ -29,9 +29,7 @@ from optc.backends.tvm.templates.slide_cost import candidates
 from optc.backends.tvm.templates.slide_knobs import SlideKnobs
 from optc.backends.tvm.templates.slide_tile import Fold
 from optc.ir.dtype import DType
-from optc.ir.graph import Node
 from optc.ir.ops import Conv, ConvTranspose
-from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
 
 
@@ -93,21 +91,8 @@ class Depthwise:
 
 
 @dataclass(frozen=True)
-class DepthwisePlan:
+class DepthwisePlan(AnchorPlan):
     """A depthwise convolution and what is fused around it."""
-
-    task: Fused
-    template: str
-
-    @property
-    def node(self) -> Node:
-        """The convolution."""
-        return self.task.anchor
-
-    @property
-    def target(self) -> Target:
-        """The machine."""
-        return self.task.problem.target
 
     @cached_property
     def shape(self) -> Geometry:

@@ -31,6 +31,7 @@ from optc.backends.tvm.templates.loops import Code, Index, as_index
 from optc.backends.tvm.templates.places import Coordinates, followers, places, plain
 from optc.backends.tvm.templates.plan import Emitted, Miss, Pack, Problem
 from optc.ir.graph import Node, Value
+from optc.ir.targets.target import Target
 
 Steps: TypeAlias = tuple[int | None, int | None]
 
@@ -65,6 +66,24 @@ class Fused:
     def emitter(self, packs: Mapping[int, Pack] | None = None) -> FusedEmitter:
         """Parameters for one emission; constant inputs in `packs` have their packed type."""
         return FusedEmitter(self, packs or {})
+
+
+@dataclass(frozen=True)
+class AnchorPlan:
+    """What plans around one node have in common: the task, and the template's `name/version`."""
+
+    task: Fused
+    template: str
+
+    @property
+    def node(self) -> Node:
+        """The anchor."""
+        return self.task.anchor
+
+    @property
+    def target(self) -> Target:
+        """The machine."""
+        return self.task.problem.target
 
 
 def fused(problem: Problem, anchor: Node) -> Fused | Miss:

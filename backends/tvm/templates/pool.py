@@ -13,7 +13,7 @@ from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.lower.element import is_nan, lowest
 from optc.backends.tvm.lower.pooling import divisor
 from optc.backends.tvm.templates.dot import BYTES
-from optc.backends.tvm.templates.fused import Fused, fused
+from optc.backends.tvm.templates.fused import AnchorPlan, fused
 from optc.backends.tvm.templates.geometry import Geometry, pool_geometry
 from optc.backends.tvm.templates.image import ImageReader, channels_at_end
 from optc.backends.tvm.templates.loops import Code
@@ -26,7 +26,6 @@ from optc.backends.tvm.templates.slide_tile import Fold
 from optc.ir.dtype import DType
 from optc.ir.graph import Node
 from optc.ir.ops import AvgPool, MaxPool
-from optc.ir.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,8 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class PoolPlan:
+class PoolPlan(AnchorPlan):
     """A pool and what is fused around it."""
-
-    task: Fused
-    template: str
-
-    @property
-    def node(self) -> Node:
-        """The pool."""
-        return self.task.anchor
-
-    @property
-    def target(self) -> Target:
-        """The machine."""
-        return self.task.problem.target
 
     @cached_property
     def shape(self) -> Geometry:

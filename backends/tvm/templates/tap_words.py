@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from optc.backends.tvm.templates.dot import BYTES, Dot, dot_of
-from optc.backends.tvm.templates.fused import Fused, fused
+from optc.backends.tvm.templates.fused import AnchorPlan, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.tap_pack import ROWS, TapKnobs, TapsPack, meetings, span
@@ -23,7 +23,6 @@ from optc.backends.tvm.templates.word_windows import WordWindows
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.ops import Conv, Pad, PadMode
-from optc.ir.targets.target import Target
 
 # Calibrated on Zen 5, in cycles of one vector of 32-bit lanes.
 _SUMS = {32: 16, 16: 8}  # registers, of those that there are, that sums may take
@@ -79,21 +78,8 @@ def refusal(problem: Problem, anchor: Node) -> str | None:
 
 
 @dataclass(frozen=True)
-class TapPlan:
+class TapPlan(AnchorPlan):
     """A depthwise convolution of bytes and what is fused around it."""
-
-    task: Fused
-    template: str
-
-    @property
-    def node(self) -> Node:
-        """The convolution."""
-        return self.task.anchor
-
-    @property
-    def target(self) -> Target:
-        """The machine."""
-        return self.task.problem.target
 
     @cached_property
     def shape(self) -> Geometry:
