@@ -151,7 +151,8 @@ def compile_module(
     history, times, milestones = History(), PassTimes(payoffs), Milestones()
     with clock.stage("passes"):
         passes = passes_of(options)
-        lowered = run_passes(module, passes, context, (history, times, milestones, *observers))
+        kept = (milestones,) if options.measure_passes else ()
+        lowered = run_passes(module, passes, context, (history, times, *kept, *observers))
     if tune is not None:
         tune(lowered)
     recorded = _recorded(builder, target, options)

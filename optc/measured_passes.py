@@ -23,7 +23,7 @@ from optc.ir.module import Module
 from optc.ir.structural import graph_digest, module_digest
 from optc.observers import PassRecord
 from optc.passes.base import Pass, PassContext, run_passes
-from optc.payoff import is_judged
+from optc.payoff import is_judged, spread
 from optc.runtime import Artifact, load
 from optc.turns import Call, Pair, take_turns
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from optc.backends.kernel import BuildKernels, Job, Kernel
     from optc.passes.calibration import Batches
 
-CALLS = 64  # of the calibration part, at most
 ARTIFACT = "artifact"
 
 
@@ -141,8 +140,10 @@ def _calls(artifact: Artifact, batches: Batches | None) -> Iterator[Call]:
     if batches is None or not batches.calls:
         yield random_arrays(artifact.inputs, 0)
         return
-    step = -(-batches.calls // CALLS)
-    yield from (batch.inputs for number, batch in enumerate(batches) if number % step == 0)
+    chosen = spread(batches.calls)
+    yield from (
+        batch.inputs for number, batch in enumerate(batches) if chosen is None or number in chosen
+    )
 
 
 def building_once(build: BuildKernels) -> BuildKernels:
