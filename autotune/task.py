@@ -13,7 +13,6 @@ from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.plan import Knobs, Plan, Problem
 from optc.ir.cost import Cost, cost
 from optc.ir.module import Module
-from optc.ir.structural import graph_digest
 from optc.ir.targets.target import Target
 
 
@@ -75,5 +74,5 @@ def task_key(job: Job, target: Target, template: str) -> str:
     """A digest of all that a measurement depends on, but for the knobs."""
     # A set's order changes from process to process; a description is for people.
     machine = replace(target, name="", description="", dtypes=frozenset())
-    text = f"{graph_digest(job.body)} {sorted(job.constants)} {machine!r} {template}"
+    text = f"{job.structure} {machine!r} {template}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -40,7 +40,6 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, Run
 from optc.ir.ops import Reshape, Task
-from optc.ir.structural import graph_digest
 from optc.ir.structure import tree
 from optc.ir.targets.target import Arch, Target
 from optc.ir.types import TensorType
@@ -116,8 +115,8 @@ def works_of(graph: Graph) -> tuple[Work, ...]:
             outlined = outline(graph, (node,), results | set(node.outputs))
             inputs, outputs, body = outlined.inputs, outlined.outputs, outlined.body
             constants = outlined.constants
-        key = f"{graph_digest(body)} {sorted(constants)}"
-        works.append(Work(node, Job(body, constants), key, inputs, outputs))
+        job = Job(body, constants)
+        works.append(Work(node, job, job.structure, inputs, outputs))
     return tuple(works)
 
 

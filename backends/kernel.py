@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from optc.backends.program import Launch
 from optc.ir.graph import Graph
+from optc.ir.structural import graph_digest
 from optc.ir.types import TensorType
 
 
@@ -31,6 +32,11 @@ class Job:
 
     body: Graph
     constants: frozenset[int]
+
+    @property
+    def structure(self) -> str:
+        """What jobs have in common that one kernel serves."""
+        return f"{graph_digest(self.body)} {sorted(self.constants)}"
 
 
 class Kernel(Protocol):

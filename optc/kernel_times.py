@@ -15,7 +15,7 @@ from optc.ir.diagnostics import OptcError
 from optc.ir.graph import Graph
 from optc.ir.module import Flow, Module, Port, Run
 from optc.ir.structural import graph_digest
-from optc.ir.targets.detect import host
+from optc.ir.targets.detect import runs_here
 from optc.ir.targets.target import Target
 from optc.passes.base import PassContext, run_passes
 from optc.passes.fusion.fuse import Fuse
@@ -41,9 +41,8 @@ class KernelTimes:
 
     def __call__(self, graphs: Sequence[Graph]) -> Sequence[float] | str:
         """The fastest run of the kernels of each; or why this machine cannot run them."""
-        target, here = self.context.target, host()
-        if target.arch is not here.arch or not set(target.features) <= set(here.features):
-            return f"kernels for {target.name} do not run on this machine"
+        if not runs_here(self.context.target):
+            return f"kernels for {self.context.target.name} do not run on this machine"
         keys = [graph_digest(graph) for graph in graphs]
         new = {k: g for k, g in zip(keys, graphs, strict=True) if k not in self._known}
         for part in _parts(tuple(new.items())):

@@ -20,7 +20,7 @@ from optc.backends.program import Program
 from optc.inputs import random_arrays
 from optc.ir.diagnostics import OptcError
 from optc.ir.module import Module
-from optc.ir.structural import graph_digest, module_digest
+from optc.ir.structural import module_digest
 from optc.observers import PassRecord
 from optc.passes.base import Pass, PassContext, run_passes
 from optc.payoff import is_judged, spread
@@ -150,12 +150,9 @@ def building_once(build: BuildKernels) -> BuildKernels:
     """A builder that remembers kernels from program to program."""
     known: dict[str, Kernel] = {}
 
-    def key(job: Job) -> str:
-        return f"{graph_digest(job.body)} {sorted(job.constants)}"
-
     def kernels(jobs: Sequence[Job]) -> list[Kernel]:
-        new = {key(job): job for job in jobs if key(job) not in known}
+        new = {job.structure: job for job in jobs if job.structure not in known}
         known.update(zip(new, build(tuple(new.values())), strict=True))
-        return [known[key(job)] for job in jobs]
+        return [known[job.structure] for job in jobs]
 
     return kernels

@@ -15,7 +15,6 @@ from optc.backends.tvm.templates import GENERIC, match
 from optc.backends.tvm.templates.plan import Knobs, Miss, Pack, Plan, Problem
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.graph import Graph
-from optc.ir.structural import graph_digest
 from optc.ir.targets.target import Target
 
 
@@ -78,7 +77,7 @@ class KernelBuilder:
 
     def refusal(self, body: Graph, constants: frozenset[int]) -> str | None:
         """Why these nodes would make no good kernel together; None when they do."""
-        key = f"{graph_digest(body)} {sorted(constants)}"
+        key = Job(body, constants).structure
         if key not in self._refusals:
             self._refusals[key] = self._refusal(body, constants)
         return self._refusals[key]

@@ -46,6 +46,12 @@ def host() -> Target:
     )
 
 
+def runs_here(target: Target) -> bool:
+    """Whether this machine has all instructions of a target."""
+    here = host()
+    return target.arch is here.arch and set(target.features) <= set(here.features)
+
+
 def host_with(features: Sequence[str]) -> Target:
     """This machine as code sees it that was compiled for `features` only: fewer instructions."""
     whole = host()

@@ -147,11 +147,9 @@ def run_session(module: Module, target: Target, wishes: Wishes, measurer: Measur
 def measurer_of(target: Target, wishes: Wishes) -> Measurer:
     """The machine that candidates are tried on; raises E0733, and E0735 to E0737."""
     from optc.autotune.device import open_measurer
-    from optc.ir.targets.detect import host
+    from optc.ir.targets.detect import runs_here
 
-    here = host()
-    runs_here = target.arch is here.arch and set(target.features) <= set(here.features)
-    if not wishes.device and not runs_here:
+    if not wishes.device and not runs_here(target):
         raise error(
             "E0733",
             f"kernels for {target.name} do not run on this machine",

@@ -19,7 +19,7 @@ from optc.backends.tvm.codegen import PARALLEL_LAUNCH, compile_functions
 from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.plan import Knobs, Pack, Plan, Problem
 from optc.ir.graph import Graph
-from optc.ir.targets.detect import host
+from optc.ir.targets.detect import host, runs_here
 from optc.ir.targets.target import Target
 
 _BODY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -38,12 +38,6 @@ def _run_in_turn(body: int, data: int, count: int) -> int:
         _BODY(body)(task, ctypes.addressof(group), data) for task in reversed(range(group.count))
     ]
     return max(results, key=abs)
-
-
-def runs_here(target: Target) -> bool:
-    """Whether this machine has all instructions of a target."""
-    here = host()
-    return target.arch is here.arch and set(target.features) <= set(here.features)
 
 
 class Loaded:

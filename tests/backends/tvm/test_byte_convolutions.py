@@ -17,9 +17,9 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Conv, ConvTranspose, MaxPool, Pad, Quantize, Transpose
 from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.detect import runs_here
 from optc.ir.types import TensorType
 from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task, windows_template
-from tests.backends.tvm.loaded import runs_here
 
 LEVELS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")
 HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))

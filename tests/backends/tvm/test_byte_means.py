@@ -24,11 +24,11 @@ from optc.ir.ops import (
     ew,
 )
 from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.detect import runs_here
 from optc.ir.types import TensorType
 from tests.backends.tvm.byte_graphs import Bytes, between, tasks
 from tests.backends.tvm.bytes import I8, I32, U8, check, windows_template
 from tests.backends.tvm.crossed import run_crossed
-from tests.backends.tvm.loaded import runs_here
 
 LEVELS = ("host", "x86-64-v3", "x86-64-v2")
 HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))

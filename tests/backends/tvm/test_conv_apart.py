@@ -12,10 +12,9 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.ops import Conv, ConvTranspose, Slice, Transpose, ew
 from optc.ir.targets.catalogue import find_target
-from optc.ir.targets.detect import host
+from optc.ir.targets.detect import host, runs_here
 from optc.ir.targets.target import Target
 from tests.backends.tvm.convolutions import WEIGHTS, check, task
-from tests.backends.tvm.loaded import runs_here
 
 NEEDED = "x86-64-v3"
 WIDE = find_target("x86-64-v4")

@@ -16,10 +16,9 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.ops import Conv, ConvTranspose, Transpose, ew
 from optc.ir.targets.catalogue import find_target
-from optc.ir.targets.detect import host
+from optc.ir.targets.detect import host, runs_here
 from optc.ir.types import TensorType
 from tests.backends.tvm.convolutions import WEIGHTS, Follow, check, task
-from tests.backends.tvm.loaded import runs_here
 
 LEVELS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")
 HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))

@@ -17,9 +17,10 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Linear, MatMul, Quantize, Reshape
 from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.detect import runs_here
 from optc.ir.types import TensorType
 from tests.backends.tvm.bytes import EPILOGUES, F32, I8, U8, Task, check, products, task
-from tests.backends.tvm.loaded import Loaded, runs_here
+from tests.backends.tvm.loaded import Loaded
 
 LEVELS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")
 HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))
