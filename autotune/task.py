@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optc.backends.assemble import works_of
 from optc.backends.kernel import Job
 from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.plan import Knobs, Plan, Problem
+from optc.backends.works import works_of
 from optc.ir.cost import Cost, cost
 from optc.ir.module import Module
 from optc.ir.targets.target import Target

@@ -15,47 +15,30 @@ from optc.backends.device import PREAMBLE
 from optc.backends.gathers import gathers
 from optc.backends.halves import fits
 from optc.backends.indexable import refuse_unreachable
-from optc.backends.kernel import BuildKernels, Job, Kernel, PackLike
+from optc.backends.kernel import BuildKernels, Kernel, PackLike
+from optc.backends.pending import Pending, PendingExit, PendingSegment, resolved, resolved_step
 from optc.backends.program import (
-    Call,
-    Copy,
     DeviceCode,
-    ExitIf,
     Operand,
     Port,
     Program,
     RunSegment,
-    Segment,
     Space,
     StateSlot,
-    Step,
     Weight,
     align,
 )
 from optc.backends.storage import Root, held, label_of, place
+from optc.backends.works import Work, works_of
 from optc.ir import module as ir
 from optc.ir.constant import Constant
-from optc.ir.cost import compute_dtype, cost, reads
 from optc.ir.dtype import DType
-from optc.ir.graph import Graph, Node, Value
+from optc.ir.graph import Node, Value
 from optc.ir.module import Module, Run
-from optc.ir.ops import Reshape, Task
 from optc.ir.structure import tree
 from optc.ir.targets.target import Arch, Target
 from optc.ir.types import TensorType
-from optc.passes.fusion.outline import outline
 from optc.passes.memory.joins import aliases, joins_of, origin
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One node that needs a kernel: its body, the outer values it reads and makes."""
-
-    node: Node
-    job: Job
-    key: str
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
 
 
 def assemble(
@@ -75,8 +58,8 @@ def assemble(
         name=module.name,
         inputs=tuple(Port(p.name, p.type.shape, p.type.dtype) for p in module.inputs),
         outputs=tuple(Port(p.name, p.type.shape, p.type.dtype) for p in module.outputs),
-        segments=tuple(_resolved(segment) for segment in segments),
-        flow=tuple(_resolved_step(step) for step in flow),
+        segments=tuple(resolved(segment) for segment in segments),
+        flow=tuple(resolved_step(step) for step in flow),
         objects=tuple(kernel.object for kernel in ordered if kernel.object),
         device=_device_code(ordered, target),
         triple=target.triple,
@@ -97,27 +80,6 @@ def _device_code(kernels: Sequence[Kernel], target: Target) -> DeviceCode | None
     if target.arch is not Arch.CUDA:
         return None
     return DeviceCode(target.cpu, "\n".join([PREAMBLE, *(kernel.source for kernel in kernels)]))
-
-
-def works_of(graph: Graph) -> tuple[Work, ...]:
-    """The nodes of a graph that need a kernel; reshapes and joins in place need none."""
-    results = set(graph.outputs)
-    joined = joins_of(graph)
-    works: list[Work] = []
-    for node in graph.nodes:
-        if isinstance(node.op, Reshape) or node in joined:
-            continue
-        if isinstance(node.op, Task):
-            inputs, outputs, body = node.inputs, node.outputs, node.op.body
-            constants = frozenset(i for i, v in enumerate(inputs) if v in graph.constants)
-        else:
-            # Every output is kept, read or not: a kernel writes all that its op makes.
-            outlined = outline(graph, (node,), results | set(node.outputs))
-            inputs, outputs, body = outlined.inputs, outlined.outputs, outlined.body
-            constants = outlined.constants
-        job = Job(body, constants)
-        works.append(Work(node, job, job.structure, inputs, outputs))
-    return tuple(works)
 
 
 @dataclass(eq=False, slots=True)
@@ -150,30 +112,6 @@ class _Weights:
 def _array(constant: Constant, shape: tuple[int, ...], pack: PackLike | None) -> NDArray[Any]:
     array = constant.array.reshape(shape)
     return np.ascontiguousarray(pack(array) if pack else array)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A call or copy whose operands are still roots."""
-
-    roots: tuple[Root, ...]
-    work: Work | None = None
-    kernel: Kernel | None = None
-    nbytes: int = 0
-    label: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingSegment:
-    name: str
-    calls: list[_Pending]
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingExit:
-    name: str
-    flag: Root
-    segment: str
 
 
 class _Assembly:
@@ -217,29 +155,29 @@ class _Assembly:
             end += align(state.type.nbytes)
         return tuple(slots)
 
-    def segments(self) -> tuple[list[_PendingSegment], list[RunSegment | _PendingExit]]:
+    def segments(self) -> tuple[list[PendingSegment], list[RunSegment | PendingExit]]:
         """Walk the flow; afterwards every root knows when it is used."""
         current = dict(self.variables)
-        segments: list[_PendingSegment] = []
-        flow: list[RunSegment | _PendingExit] = []
+        segments: list[PendingSegment] = []
+        flow: list[RunSegment | PendingExit] = []
         for step in self.module.flow.steps:
             match step:
                 case Run(graph):
-                    segment = _PendingSegment(_free(graph, segments), [])
+                    segment = PendingSegment(_free(graph, segments), [])
                     self._run(step, current, segment.calls)
                     flow.append(RunSegment(segment.name))
                 case ir.ExitIf(condition):
-                    segment = _PendingSegment(_free(f"leave {condition}", segments), [])
-                    flow.append(_PendingExit(condition, current[condition], segment.name))
+                    segment = PendingSegment(_free(f"leave {condition}", segments), [])
+                    flow.append(PendingExit(condition, current[condition], segment.name))
                     self._leave(step, current, segment.calls)
             segments.append(segment)
-        if not flow or isinstance(flow[-1], _PendingExit):
-            segments.append(_PendingSegment(_free("end", segments), []))
+        if not flow or isinstance(flow[-1], PendingExit):
+            segments.append(PendingSegment(_free("end", segments), []))
             flow.append(RunSegment(segments[-1].name))
         self._finish(current, segments[-1].calls)
         return segments, flow
 
-    def _leave(self, step: ir.ExitIf, current: Mapping[str, Root], calls: list[_Pending]) -> None:
+    def _leave(self, step: ir.ExitIf, current: Mapping[str, Root], calls: list[Pending]) -> None:
         """An exit copies its results: they are small, and the last stage writes in their place."""
         current[step.condition].touch(self.time)
         self.left |= {current[name] for name in (step.condition, *step.results)}
@@ -250,7 +188,7 @@ class _Assembly:
         self.steps[self.time] = f"exit {step.condition}"
         self.time += 1
 
-    def _run(self, step: Run, current: dict[str, Root], calls: list[_Pending]) -> None:
+    def _run(self, step: Run, current: dict[str, Root], calls: list[Pending]) -> None:
         graph = self.module.graph_of[step.graph]
         roots = {v: current[name] for v, name in zip(graph.inputs, step.inputs, strict=True)}
         alias = aliases(graph)
@@ -275,7 +213,7 @@ class _Assembly:
 
     def _launched(
         self, work: Work, roots: dict[Value, Root], root_of: Callable[..., Root]
-    ) -> _Pending:
+    ) -> Pending:
         kernel = self.kernels[work.key]
         operands = [root_of(v, kernel.packs.get(i)) for i, v in enumerate(work.inputs)]
         for value in work.outputs:
@@ -284,7 +222,7 @@ class _Assembly:
             operands.append(roots[value])
         scratch = f"workspace of {label_of(work.node)}"
         operands += [self._new(nbytes, scratch) for nbytes in kernel.workspaces]
-        return _Pending(tuple(operands), work, kernel)
+        return Pending(tuple(operands), work, kernel)
 
     def _join(
         self,
@@ -299,7 +237,7 @@ class _Assembly:
             for value, part in _parts(node, roots[node.output], joins[node], own=True):
                 roots[origin(value, alias)] = part
 
-    def _finish(self, current: Mapping[str, Root], calls: list[_Pending]) -> None:
+    def _finish(self, current: Mapping[str, Root], calls: list[Pending]) -> None:
         """Outputs are written where the caller wants them; states are updated last."""
         for index, port in enumerate(self.module.outputs):
             root, target = current[port.name], Operand(Space.OUTPUT, index)
@@ -309,7 +247,7 @@ class _Assembly:
                 self._copy(calls, root, Root(port.type.nbytes, target), port.name)
         self._keep_states(current, calls)
 
-    def _keep_states(self, current: Mapping[str, Root], calls: list[_Pending]) -> None:
+    def _keep_states(self, current: Mapping[str, Root], calls: list[Pending]) -> None:
         moves: list[tuple[Root, Root, str]] = []
         for state in self.module.states:
             root, slot = current[state.name], self.variables[state.name]
@@ -329,11 +267,11 @@ class _Assembly:
         self.roots.append(root)
         return root
 
-    def _copy(self, calls: list[_Pending], source: Root, target: Root, name: str) -> None:
-        pending = _Pending((source, target), nbytes=source.nbytes, label=f"copy {name}")
+    def _copy(self, calls: list[Pending], source: Root, target: Root, name: str) -> None:
+        pending = Pending((source, target), nbytes=source.nbytes, label=f"copy {name}")
         self._call(calls, pending)
 
-    def _call(self, calls: list[_Pending], pending: _Pending) -> None:
+    def _call(self, calls: list[Pending], pending: Pending) -> None:
         for root in pending.roots:
             root.touch(self.time)
         self.steps[self.time] = pending.label or (
@@ -353,46 +291,7 @@ def _parts(
             yield value, Root(value.type.nbytes, whole=whole, offset=start)
 
 
-def _free(name: str, segments: Sequence[_PendingSegment]) -> str:
+def _free(name: str, segments: Sequence[PendingSegment]) -> str:
     taken = {segment.name for segment in segments}
     names = (name if index == 0 else f"{name}_{index}" for index in range(len(taken) + 1))
     return next(name for name in names if name not in taken)
-
-
-def _resolved_step(step: RunSegment | _PendingExit) -> Step:
-    if isinstance(step, RunSegment):
-        return step
-    return ExitIf(step.flag.at, (RunSegment(step.segment),), step.name)
-
-
-def _resolved(segment: _PendingSegment) -> Segment:
-    return Segment(segment.name, tuple(_resolve(pending) for pending in segment.calls))
-
-
-def _resolve(pending: _Pending) -> Call | Copy:
-    operands = tuple(root.at for root in pending.roots)
-    if pending.work is None or pending.kernel is None:
-        return Copy(operands[0], operands[1], pending.nbytes, pending.label)
-    node, kernel = pending.work.node, pending.kernel
-    price = cost(node)
-    weights = sum(
-        read
-        for read, operand in zip(reads(node), operands, strict=False)
-        if operand.space is Space.WEIGHTS
-    )
-    flops, moved = price.flops, price.bytes
-    if kernel.flops is not None:  # its weights are other numbers, too, than the definition's
-        held = sum(root.nbytes for root in pending.roots if root.at.space is Space.WEIGHTS)
-        flops, moved, weights = kernel.flops, moved + held - weights, held
-    return Call(
-        kernel.symbol,
-        operands,
-        label_of(node),
-        flops,
-        moved,
-        kernel.launches,
-        price.bytes_written,
-        weights,
-        compute_dtype(node),
-        kernel.template,
-    )
