@@ -66,9 +66,9 @@ class Subject:
     learning: tuple[Array, Array]
     held_out: tuple[Array, Array]
 
-    def data(self) -> dict[str, Array]:
-        """Both parts in one, each sample where the split will put it."""
-        count = min(len(self.learning[0]) * 10 // 3, len(self.held_out[0]) * 10 // 7)
+    def data(self, most: int = 1 << 20) -> dict[str, Array]:
+        """Both parts in one of at most so many, each sample where the split will put it."""
+        count = min(len(self.learning[0]) * 10 // 3, len(self.held_out[0]) * 10 // 7, most)
         count = count // 10 * 10
         mask = Split(0).mask(0, count, Part.CALIBRATION)
         found = {}

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from enum import Enum
 from pathlib import Path
 
 from benchmarks.emulated import agreement, emulate
@@ -34,8 +35,21 @@ from optc.passes.quality import Verdict
 
 RESULTS = Path(__file__).parent / "results" / "together.md"
 BUDGET, MEMORY = 0.02, "32MB"
+F32 = Variant("f32", budget=BUDGET)
 MACHINE, SAMPLES = "cortex-a76", 24
 WORDS = {Verdict.HELD: "holds", Verdict.BROKEN: "does not hold", Verdict.OPEN: "cannot be told"}
+
+
+class Precision(Enum):
+    """Where narrow numbers come from: everywhere they fit, or where a plan says they pay."""
+
+    INTEGER = "quantize"
+    ASSIGNED = "assign-precision"
+
+    @property
+    def key(self) -> str:
+        """In names of variants."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True)
@@ -43,36 +57,56 @@ class Setting:
     """How a model is made small, by family, and how many calls are timed.
 
     `share` is what exits may spend of the budget, all else before them included, where precision
-    comes behind them.
+    comes behind them. Of `precisions` each stands with all the others; the first also for another
+    machine. `memory` is the budget of the family of memory alone.
     """
 
     name: str
     prune: str
     exits: str
-    precision: str
+    precisions: tuple[Precision, ...]
+    memory: str
     calls: int
     share: float = 0.8
 
-    @property
-    def whole(self) -> str:
-        """The pipeline of all of them."""
+    def whole(self, precision: Precision) -> Variant:
+        """All of them in one artifact."""
         exits = self.exits.replace("}", f",share={self.share:g}}}")
-        return f"{self.prune},{exits},{self.precision}"
+        passes = ",".join(filter(None, (self.prune, exits, precision.value)))
+        return Variant(f"all-{precision.key}", passes, MEMORY, BUDGET)
+
+    @property
+    def families(self) -> Mapping[str, tuple[Variant, ...]]:
+        """The variants by family; none of a family that the model has no use for."""
+        single = {
+            "Pruning": (Variant("prune", self.prune, budget=BUDGET),),
+            "Precision": tuple(Variant(p.key, p.value, budget=BUDGET) for p in Precision),
+            "Early exits": (Variant("exits", self.exits, budget=BUDGET),),
+            "Memory": (Variant("memory", "", self.memory, BUDGET),),
+        }
+        found = {
+            family: tuple(item for item in variants if item.passes or item.memory)
+            for family, variants in single.items()
+        }
+        return {**found, "Together": tuple(self.whole(item) for item in self.precisions)}
 
 
+BOTH = (Precision.INTEGER, Precision.ASSIGNED)
 SETTINGS: Mapping[str, Setting] = {
     "fashion": Setting(
         "Fashion-MNIST CNN",
         "prune-channels{ratio=0.3},reconstruct-weights",
         "insert-exits{n=2}",
-        "assign-precision",
+        (Precision.ASSIGNED,),
+        "5MB",
         3000,
     ),
     "reviews": Setting(
         "MiniLM reviews",
         "prune-channels{ratio=0.05},reconstruct-weights",
         "insert-exits{n=2}",
-        "quantize",
+        BOTH,
+        "12MB",
         800,
     ),
 }
@@ -84,17 +118,15 @@ def subject_of(name: str, folder: Path, samples: int = 1 << 20) -> Subject:
     return Subject(SETTINGS[name].name, module, data, f"accuracy@{output}")
 
 
-def variants_of(name: str) -> tuple[Variant, ...]:
+def variants_of(way: Setting) -> tuple[Variant, ...]:
     """None of the families, each alone, and all of them."""
-    way = SETTINGS[name]
-    alone = {"f32": "", "prune": way.prune, "exits": way.exits, "precision": way.precision}
-    single = (Variant(key, passes, budget=BUDGET) for key, passes in alone.items())
-    return (*single, Variant("all", way.whole, MEMORY, BUDGET))
+    return (F32, *(variant for found in way.families.values() for variant in found))
 
 
 def elsewhere(name: str) -> Variant:
     """The same for another machine."""
-    return replace(variants_of(name)[-1], key=f"all-{MACHINE}")
+    way = SETTINGS[name]
+    return replace(way.whole(way.precisions[0]), key=f"all-{MACHINE}")
 
 
 HEADS = (
@@ -106,7 +138,9 @@ HEADS = (
 def rows(name: str, folder: Path) -> Iterator[list[str]]:
     """A line for each variant."""
     times = read_times(folder / name)
-    for variant in variants_of(name):
+    for variant in variants_of(SETTINGS[name]):
+        if variant.key not in times:
+            continue
         facts = Facts.read(folder / name / variant.key / "facts.json")
         yield [str(variant), facts.drop, WORDS[facts.verdict], *numbers(times[variant.key])]
 
@@ -141,20 +175,27 @@ def page(sections: Sequence[str]) -> str:
 
 def section(name: str, folder: Path) -> str:
     """A model's table, and what qemu said."""
-    place = folder / name
-    facts = Facts.read(place / "all" / "facts.json")
-    calls = sum(facts.exits.values())
-    ways = ", ".join(f"{way} {count / max(1, calls):.0%}" for way, count in facts.exits.items())
+    place, way = folder / name, SETTINGS[name]
+    plain = Facts.read(place / F32.key / "facts.json")
     lines = [
-        f"## {SETTINGS[name].name}\n",
-        f"{facts.samples} held-out samples, original {100 * facts.original[0]:.2f} %.\n",
+        f"## {way.name}\n",
+        f"{plain.samples} held-out samples, original {100 * plain.original[0]:.2f} %.\n",
         "| " + " | ".join(HEADS) + " |",
         "|" + "---|" * len(HEADS),
         *("| " + " | ".join(row) + " |" for row in rows(name, folder)),
-        f"\nWays out of the last: {ways}. Memory budget {MEMORY}: {facts.fit}.\n",
+        "",
+        *(ways_out(way.whole(item), place) for item in way.precisions),
         *emulated(elsewhere(name), place),
     ]
     return "\n".join(lines)
+
+
+def ways_out(variant: Variant, place: Path) -> str:
+    """Where calls of the whole left, and what came of its budget of memory."""
+    facts = Facts.read(place / variant.key / "facts.json")
+    calls = max(1, sum(facts.exits.values()))
+    ways = ", ".join(f"{way} {count / calls:.0%}" for way, count in facts.exits.items())
+    return f"Ways out of `{variant.passes}`: {ways}. Memory budget {MEMORY}: {facts.fit}.\n"
 
 
 def emulated(variant: Variant, place: Path) -> Iterator[str]:
@@ -184,14 +225,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = given.work.absolute()
     sections = []
     for name in given.models:
+        way = SETTINGS[name]
         if given.prepare:
             subject = subject_of(name, given.data, given.samples)
             prepared(name, subject, folder / name, given.only)
             continue
         if not given.table:
             subject = subject_of(name, given.data, given.samples)
-            found = timed(subject, variants_of(name), folder / name, SETTINGS[name].calls)
-            write_times(variants_of(name), found, folder / name)
+            there = [v for v in variants_of(way) if is_prepared(v, folder / name)]
+            write_times(there, timed(subject, there, folder / name, way.calls), folder / name)
         sections.append(section(name, folder))
         print(sections[-1], flush=True)
     if sections:
@@ -202,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepared(name: str, subject: Subject, folder: Path, only: Sequence[str] | None) -> None:
     """Compile what is not there yet."""
     other = elsewhere(name)
-    wanted = [v for v in (*variants_of(name), other) if not only or v.key in only]
+    wanted = [v for v in (*variants_of(SETTINGS[name]), other) if not only or v.key in only]
     missing = [variant for variant in wanted if not is_prepared(variant, folder)]
     evidence = subject.evidence(BUDGET) if missing else None
     for variant in missing:

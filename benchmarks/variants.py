@@ -144,6 +144,7 @@ def prepare(
         emit=emit,
         cache=default_cache(),
         memory=parse_size(variant.memory) if variant.memory else None,
+        judge_passes=False,
     )
     compiled = compile_module(subject.module, target, place / "out", options, evidence=evidence)
     facts_of(variant, target, compiled, time.perf_counter() - start).write(place / "facts.json")

@@ -98,16 +98,29 @@ def test_a_table_has_each_model_beside_its_plain_artifact(tmp_path: Path) -> Non
         replace(FACTS, variant=variant).write(tmp_path / "photos" / variant.key / "facts.json")
     write_times(model.variants, [TIME] * len(model.variants), tmp_path / "photos")
     rows = list(families.rows("Precision", tmp_path))
-    assert [row[1] for row in rows] == ["f32", "`quantize`"]
+    assert [row[1] for row in rows] == ["f32", "`quantize`", "`assign-precision`"]
     assert {len(row) for row in rows} == {len(families.HEADS)}
     assert rows[0][2:4] == ["90.00 (88.00 to 92.00)", "+1.20 (+0.50 to +1.90)"]
-    assert not list(families.rows("Pruning", tmp_path))
+    assert not list(families.rows("Early exits", tmp_path))
 
 
 def test_every_family_is_alone_and_in_the_whole() -> None:
-    for name, way in together.SETTINGS.items():
-        *alone, whole = together.variants_of(name)
-        assert [variant.key for variant in alone] == ["f32", "prune", "exits", "precision"]
-        assert whole.memory == together.MEMORY
-        assert whole.passes.startswith(f"{way.prune},insert-exits{{n=2,share=")
-        assert whole.passes.endswith(way.precision)
+    for way in together.SETTINGS.values():
+        kept = {family: [v.key for v in found] for family, found in way.families.items()}
+        assert kept.pop("Together") == [f"all-{item.key}" for item in way.precisions]
+        alone = [["prune"], ["integer", "assigned"], ["exits"], ["memory"]]
+        assert list(kept.values()) == alone
+        for precision in way.precisions:
+            whole = way.whole(precision)
+            assert whole.memory == together.MEMORY
+            assert whole.passes.startswith(f"{way.prune},insert-exits{{n=2,share=")
+            assert whole.passes.endswith(f",{precision.value}")
+
+
+def test_what_a_model_has_no_use_for_is_no_variant() -> None:
+    way = families.MODELS["lines"].way
+    assert not way.families["Early exits"]
+    assert [v.passes for v in way.families["Together"]] == [
+        f"{way.prune},quantize",
+        f"{way.prune},assign-precision",
+    ]
