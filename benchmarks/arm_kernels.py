@@ -24,7 +24,7 @@ from optc.backends.tvm.kernel import build
 from optc.ir.dtype import DType
 from optc.ir.graph import Node
 from optc.ir.ops import Conv, Linear, Task
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 
 RESULT = Path(__file__).parent / "results" / "arm_kernels.md"

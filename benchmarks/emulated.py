@@ -18,7 +18,7 @@ from optc.backends.aot.build import Emit
 from optc.backends.aot.link import find_toolchain
 from optc.backends.reference.evaluate import run
 from optc.driver import Compiled
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.quality.evidence import Evidence
 
 RUNNER = Path(__file__).parents[1] / "tests" / "models" / "run_anywhere.c"

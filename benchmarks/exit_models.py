@@ -35,7 +35,7 @@ from optc.contexts import pass_context
 from optc.data.dataset import open_dataset
 from optc.exits import END
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.passes.base import run_passes
 from optc.passes.calibration import Batches
 from optc.passes.early_exit.decision import Decision

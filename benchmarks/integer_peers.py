@@ -66,7 +66,7 @@ def prepare_ours(case: Case, folder: Path) -> None:
     from optc.cache import default_cache
     from optc.contexts import pass_context
     from optc.driver import Options, compile_module
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
     from optc.passes.base import run_passes
     from optc.passes.precision.quantize import Quantize
     from optc.passes.standard import CANONICALIZE, RAISE

@@ -31,8 +31,8 @@ from optc.backends.tvm.builder import kernel_builder
 from optc.driver import lower_module
 from optc.ir.graph import Graph
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from optc.passes.base import Pass
 from optc.passes.memory.check_tiers import check_tiers
 from optc.passes.memory.footprint import footprint

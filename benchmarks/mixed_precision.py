@@ -32,7 +32,7 @@ from optc.data.split import Split
 from optc.driver import Compiled, Options, compile_module
 from optc.inspect import inspect_module
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.passes.base import run_passes
 from optc.passes.pipeline import Pipeline
 from optc.passes.quality import Difference, Part

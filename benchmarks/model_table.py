@@ -31,8 +31,8 @@ from benchmarks.models import MODELS
 from optc.bench import KernelRow, kernel_rows
 from optc.cli.options import cache_folder
 from optc.driver import Options, compile_module
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from optc.limits import limits_of
 
 PRODUCT = re.compile("conv|linear|mat_mul|matmul")

@@ -38,8 +38,8 @@ from optc.inputs import call, random_arrays
 from optc.ir.cost import FLOPS
 from optc.ir.module import Module
 from optc.ir.ops import CONTRACTION
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.passes.base import PassContext, run_passes
 from optc.passes.calibration import Calibration

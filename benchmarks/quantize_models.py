@@ -30,7 +30,7 @@ from optc.cache import default_cache
 from optc.driver import Options, compile_module
 from optc.inputs import call
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.passes.base import PassContext, run_passes
 from optc.passes.pipeline import Pipeline

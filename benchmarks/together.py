@@ -29,8 +29,8 @@ from benchmarks.variants import (
     timed,
     write_times,
 )
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from optc.passes.quality import Verdict
 
 RESULTS = Path(__file__).parent / "results" / "together.md"

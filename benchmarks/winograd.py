@@ -25,8 +25,8 @@ from optc.backends.tvm.kernel import KernelBuilder
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs
 from optc.backends.tvm.templates.plan import Knobs, Plan
 from optc.cli.options import cache_folder
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.runtime import load
 

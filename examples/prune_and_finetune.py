@@ -20,7 +20,7 @@ from torch import nn
 
 import optc
 from optc.contexts import pass_context
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.passes.pipeline import Pipeline
 from optc.quality.evidence import DataRequest, Evidence
 

@@ -27,8 +27,8 @@ from benchmarks.peers.results import OURS, REFERENCE, Entry, Row, kernel_times, 
 from benchmarks.peers.rounds import Runner, prepare, time_all
 from benchmarks.peers.table import markdown
 from optc.cli.options import cache_folder
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host, host_with
+from optc.ir.targets.find import find_target
 from optc.limits import limits_of
 
 DEFAULT = (

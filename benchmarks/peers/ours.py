@@ -17,7 +17,7 @@ def prepare(job: Job) -> None:
     import optc
     from optc.cli.options import cache_folder
     from optc.driver import Options, compile_module
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
 
     model, inputs = MODELS[job.model].make()
     target = find_target(f"{job.target}:cores={job.threads}")

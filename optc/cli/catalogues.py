@@ -73,7 +73,8 @@ def targets_command(name: str | None, measure: bool, threads: int) -> None:
     caches, the cost of a fork-join. `optc bench` quotes them; what is measured again keeps the
     better of each number. NAME is host, or another target to leave instructions out.
     """
-    from optc.ir.targets.catalogue import TARGETS, find_target
+    from optc.ir.targets.catalogue import TARGETS
+    from optc.ir.targets.find import find_target
 
     if measure:
         from optc.cli.limits import measure_command
@@ -91,7 +92,7 @@ def targets_command(name: str | None, measure: bool, threads: int) -> None:
 
 
 def _show_target(name: str) -> None:
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
     from optc.report.numbers import bytes_text
 
     row = find_target(name)

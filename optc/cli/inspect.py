@@ -64,7 +64,7 @@ def inspect_command(
         _inspect_artifact(path, memory, everything, as_json)
         return
     from optc.inspect import inspect_module
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
     from optc.limits import limits_of
 
     module = read_module(path, shape, unsafe_load, example)

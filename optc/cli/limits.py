@@ -5,8 +5,8 @@ from __future__ import annotations
 from optc.cli.options import cache_folder
 from optc.cli.terminal import console, plain_table, styled
 from optc.ir.diagnostics import error
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host, host_with
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.limits import FILE, kept_limits, limits_of
 from optc.report.numbers import bytes_text, seconds_text

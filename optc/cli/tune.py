@@ -130,7 +130,7 @@ def _tune(
     from optc.cli.progress import Progress
     from optc.cli.tuning_view import show_outcome
     from optc.driver import Options, lower_module
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
     from optc.passes.pipeline import Pipeline
 
     machine = find_target(target)

@@ -32,7 +32,7 @@ from optc.ir.ops import (
     Softmax,
     Transpose,
 )
-from optc.passes.layout.assign_layout import Layout, Rules, to_first, to_last
+from optc.passes.layout.layout import Layout, Rules, to_first, to_last
 
 
 def _windowed(node: Node, layout: Layout) -> bool:

@@ -16,7 +16,7 @@ from optc.autotune.task import TuningTask, tasks_of
 from optc.backends.tvm.features import VERSION, features, loop_features
 from optc.driver import lower_module
 from optc.ir.parser import parse_module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from tests.cli.conftest import MLP
 
 WIDE = MLP.replace("4x16", "64x256").replace("32x16", "512x256").replace("8x32", "128x512")

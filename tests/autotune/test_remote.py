@@ -18,8 +18,8 @@ from optc.autotune.device import open_measurer, parse_tracker
 from optc.autotune.local import LocalMeasurer
 from optc.autotune.remote import RemoteMeasurer, Tracker, TrackerRunner
 from optc.ir.diagnostics import OptcError
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from tests.autotune import trials
 from tests.autotune.test_trials import ran
 from tests.autotune.trials import QUICK, FakeBuilders, gemm, task_of

@@ -16,8 +16,8 @@ from optc.autotune.measurer_trials import TrialMeasurer
 from optc.autotune.trial_answer import Exit
 from optc.backends.tvm.templates.plan import Knobs
 from optc.ir.graph import Graph
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import MemorySpace
 from tests.autotune import trials
 from tests.autotune.trials import QUICK, Bad, FakeBuilders, conv, gemm, task_of

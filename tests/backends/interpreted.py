@@ -21,7 +21,7 @@ from optc.backends.program import Call, Copy, ExitIf, Operand, Program, RunSegme
 from optc.backends.reference.evaluate import run_graph
 from optc.ir.graph import Graph
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 
 TARGET = find_target("x86-64-v3")
 

@@ -12,7 +12,7 @@ from optc.backends.kernel import Job
 from optc.backends.tvm.kernel import build
 from optc.ir.dtype import DType
 from optc.ir.ops import Conv, Task
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 
 pytestmark = pytest.mark.skipif(

@@ -21,7 +21,7 @@ from benchmarks.variants import (
     read_times,
     write_times,
 )
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.quality import Verdict
 

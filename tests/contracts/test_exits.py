@@ -15,7 +15,7 @@ from optc.backends.reference.evaluate import run
 from optc.backends.reference.fold import evaluate_constants
 from optc.ir.diagnostics import OptcError
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.ir.verify import verify
 from optc.passes.base import Effect, PassContext, run_passes

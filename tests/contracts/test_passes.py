@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from optc.backends.reference.fold import evaluate_constants
 from optc.ir.diagnostics import OptcError
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.catalogue import BUILT_IN, find_pass

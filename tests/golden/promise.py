@@ -12,7 +12,7 @@ from optc.backends.reference.fold import evaluate_constants
 from optc.ir.constant import Absent
 from optc.ir.dtype import DType
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse, print_module
 from optc.passes.base import Effect, PassContext
 from optc.passes.pipeline import Pipeline

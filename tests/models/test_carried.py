@@ -58,7 +58,7 @@ def test_the_file_is_read_right(name: str) -> None:
 def test_gelu_and_attention_are_recognised_in_a_file_of_single_operators() -> None:
     from optc.contexts import pass_context
     from optc.ir.ops import Attention, ew
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
     from optc.passes.base import run_passes
     from optc.passes.standard import CANONICALIZE, RAISE
 

@@ -26,7 +26,7 @@ from optc.backends.aot.launches import SOURCE
 from optc.backends.aot.link import find_toolchain
 from optc.driver import Compiled, Options, compile_module
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from tests.backends.cuda_driver import run_artifact
 

@@ -14,8 +14,8 @@ import optc.limits
 from optc.backends.aot.link import find_toolchain
 from optc.bench import kernel_rows
 from optc.ir.dtype import DType
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host, host_with
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Arch, Target
 from optc.limits import FILE, kept_limits, limits_of
 from optc.microkernels import DTYPES, build, source

@@ -10,7 +10,7 @@ from optc.ir.module import Module
 from optc.ir.ops import ew
 from optc.ir.store import load, stored_constants
 from optc.ir.structural import module_digest
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.observers import Changes, Dumps, PassTimes
 from optc.passes.base import Effect, Pass, PassContext, run_passes

@@ -11,7 +11,7 @@ import pytest
 from optc.driver import Options, compile_module
 from optc.ir.constant import constant, to_floats
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.ir.text import parse
 from optc.observers import PassTimes

@@ -10,7 +10,7 @@ import pytest
 from optc.backends.program import Call, Copy, Operand, Program, RunSegment, Segment, Space
 from optc.ir.diagnostics import Diagnostic, Loc, Severity
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.memory import Fit
 from optc.observers import PassRecord

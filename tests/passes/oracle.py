@@ -13,7 +13,7 @@ from optc.ir.dtype import DType
 from optc.ir.module import Module
 from optc.ir.ops import Op
 from optc.ir.ops.base import op_name
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.ir.verify import verify
 from optc.passes.base import Effect, Pass, PassContext, run_passes

@@ -20,7 +20,7 @@ from optc.contexts import pass_context
 from optc.ir.diagnostics import OptcError
 from optc.ir.module import Module
 from optc.ir.structural import module_digest
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.verify import verify
 from optc.passes.base import PassContext, run_passes
 from optc.passes.pipeline import Pipeline

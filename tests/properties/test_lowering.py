@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optc.backends.reference.evaluate import run
 from optc.driver import lower_module
 from optc.ir.module import module_of
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import print_module
 from tests.strategies.graphs import Case, graphs, image_graphs
 

@@ -6,10 +6,23 @@ where design says, so that a door that does not need them does not pay for them.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.structure.tree import FOLDERS, LAYERS, ROOT, Import, all_files, imports, source_files
+import networkx as nx
+
+from tests.structure.tree import (
+    FOLDERS,
+    LAYERS,
+    ROOT,
+    Import,
+    all_files,
+    imports,
+    module_name,
+    source_files,
+    syntax,
+)
 
 RANK = {package: rank for rank, package in enumerate(FOLDERS.values())}
 
@@ -62,6 +75,35 @@ def test_layers_import_rightwards_only() -> None:
 
 def test_heavy_packages_are_imported_in_their_places_only() -> None:
     assert [str(item) for item in misplaced_heavy_imports()] == []
+
+
+def lines_for_types(path: Path) -> set[int]:
+    """Lines that only a type checker reads."""
+    return {
+        line
+        for node in ast.walk(syntax(path))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+
+
+def cycles() -> Iterator[list[str]]:
+    """Files that need each other to run, also where an import stands in a function."""
+    files = {module_name(path): path for path in source_files()}
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    for name, path in files.items():
+        typing = lines_for_types(path)
+        for item in (found for found in imports(path) if found.line not in typing):
+            whole = item.name if item.name in files else item.name.rpartition(".")[0]
+            if whole in files:
+                graph.add_edge(name, whole)
+    for found in nx.strongly_connected_components(graph):
+        if len(found) > 1:
+            yield sorted(found)
+
+
+def test_files_import_each_other_in_one_direction_only() -> None:
+    assert list(cycles()) == []
 
 
 def test_imports_are_absolute() -> None:

@@ -20,7 +20,7 @@ from optc.backends.tvm.lower import (
     segment,
 )
 from optc.backends.tvm.lower.element import Lowering, splat
-from optc.ir.graph import Value
+from optc.ir.graph import Node, Value
 from optc.ir.ops import Op, Task
 from optc.ir.types import TensorType
 
@@ -30,8 +30,7 @@ def _task(op: Task, tensors: Sequence[te.Tensor], _: Sequence[TensorType]) -> Se
     values: dict[Value, te.Tensor] = dict(zip(op.body.inputs, tensors, strict=True))
     values |= {value: splat(item) for value, item in op.body.constants.items()}
     for node in op.body.nodes:
-        types = [value.type for value in node.inputs]
-        results = LOWER[type(node.op)](node.op, [values[v] for v in node.inputs], types)
+        results = lower_node(node, [values[v] for v in node.inputs])
         values.update(zip(node.outputs, results, strict=True))
     return [values[value] for value in op.body.outputs]
 
@@ -50,3 +49,12 @@ LOWER: Mapping[type[Op], Lowering] = {
     **segment.LOWER,
     Task: _task,
 }
+
+
+def lower_node(node: Node, tensors: Sequence[te.Tensor]) -> tuple[te.Tensor, ...]:
+    """The node's outputs as tensor expressions over `tensors`, its inputs.
+
+    Raises KeyError for an op that has no lowering.
+    """
+    types = [value.type for value in node.inputs]
+    return tuple(LOWER[type(node.op)](node.op, tensors, types))

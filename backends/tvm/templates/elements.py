@@ -16,8 +16,8 @@ from tvm.te.tensor import Operation
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
-from optc.backends.tvm.lower import lower_node
 from optc.backends.tvm.lower.element import ROUNDING, rounded, splat, wide
+from optc.backends.tvm.lower.table import lower_node
 from optc.backends.tvm.templates.legal import legal_call
 from optc.backends.tvm.templates.loops import Code, Index, as_index
 from optc.ir.graph import Graph, Value

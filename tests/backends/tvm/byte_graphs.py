@@ -13,7 +13,7 @@ from optc.ir.graph import Graph, Value
 from optc.ir.module import module_of
 from optc.ir.ops import Dequantize, Op, Quantize
 from optc.ir.ops import Task as TaskOp
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.bytes import F32, I8, U8, Task, numbers
 from tests.backends.tvm.templates.agreement import Case

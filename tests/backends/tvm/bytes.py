@@ -18,7 +18,7 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.ops import Dequantize, Op, Quantize, Requantize, ew
 from optc.ir.ops.quantization import limits
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
 from tests.backends.tvm.loaded import Loaded

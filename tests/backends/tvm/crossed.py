@@ -17,7 +17,7 @@ from optc.backends.tvm.codegen import PARALLEL_LAUNCH, compile_functions
 from optc.backends.tvm.templates import match
 from optc.backends.tvm.templates.plan import Problem
 from optc.ir.graph import Value
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from tests.backends.tvm.loaded import packed
 from tests.backends.tvm.templates.agreement import Case
 

@@ -10,7 +10,7 @@ from optc.backends.tvm.templates.plan import Problem
 from optc.ir.diagnostics import OptcError
 from optc.ir.dtype import DType
 from optc.ir.ops import Conv, LayerNorm, ReduceMean, ReduceSum, Softmax, Transpose, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.crossed import run_crossed
 from tests.backends.tvm.templates.agreement import Case

@@ -15,7 +15,7 @@ from optc.backends.tvm.templates.paired_conv import PairedPlan
 from optc.backends.tvm.templates.plan import Problem
 from optc.ir.dtype import DType
 from optc.ir.ops import Conv, Linear, MatMul
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.byte_graphs import Bytes
 from tests.backends.tvm.bytes import I8, U8, Task, task

@@ -20,8 +20,8 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph
 from optc.ir.ops import Attention, Reshape, Slice, Transpose, ew
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.convolutions import single
 from tests.backends.tvm.loaded import Loaded

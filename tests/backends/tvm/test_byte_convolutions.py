@@ -16,8 +16,8 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Conv, ConvTranspose, MaxPool, Pad, Quantize, Transpose
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import runs_here
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task, windows_template
 

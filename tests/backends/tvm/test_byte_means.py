@@ -23,8 +23,8 @@ from optc.ir.ops import (
     ReduceSum,
     ew,
 )
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import runs_here
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.byte_graphs import Bytes, between, tasks
 from tests.backends.tvm.bytes import I8, I32, U8, check, windows_template

@@ -16,7 +16,8 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph
 from optc.ir.ops import Linear, Softmax, ew
-from optc.ir.targets.catalogue import TARGETS, find_target
+from optc.ir.targets.catalogue import TARGETS
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Arch
 from optc.ir.types import TensorType
 

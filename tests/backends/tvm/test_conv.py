@@ -17,7 +17,7 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Conv, ConvTranspose, Reshape, Slice, Transpose, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.convolutions import WEIGHTS, Follow, check, single, task
 from tests.backends.tvm.loaded import Loaded

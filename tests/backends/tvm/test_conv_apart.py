@@ -11,8 +11,8 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.ops import Conv, ConvTranspose, Slice, Transpose, ew
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host, runs_here
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from tests.backends.tvm.convolutions import WEIGHTS, check, task
 

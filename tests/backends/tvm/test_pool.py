@@ -10,7 +10,7 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph
 from optc.ir.ops import AvgPool, MaxPool, Op, Transpose, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.convolutions import random_inputs, single
 from tests.backends.tvm.loaded import Loaded

@@ -28,8 +28,8 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.ops import Conv, Slice, ew
-from optc.ir.targets.catalogue import find_target
 from optc.ir.targets.detect import host
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.ir.types import TensorType
 from tests.backends.tvm.convolutions import WEIGHTS, random_inputs, task

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from optc.data.dataset import Dataset, open_dataset
 from optc.ir.diagnostics import OptcError
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.base import PassContext
 from optc.passes.quality import Part, Verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optc.ir.names import value_names
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.early_exit.chain import boundaries
 

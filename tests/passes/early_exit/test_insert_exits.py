@@ -16,7 +16,7 @@ from optc.contexts import pass_context
 from optc.ir.diagnostics import OptcError
 from optc.ir.module import Module
 from optc.ir.printer import print_module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.ir.verify import verify
 from optc.passes.base import PassContext, run_passes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optc.contexts import pass_context
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.base import run_passes
 from optc.passes.early_exit.route_to import RouteTo

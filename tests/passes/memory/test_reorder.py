@@ -13,7 +13,7 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
 from optc.ir.module import module_of
 from optc.ir.ops import Concat, Reshape, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from optc.ir.verify import verify
 from optc.passes.base import PassContext

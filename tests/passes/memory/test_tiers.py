@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from optc.ir.diagnostics import OptcError
 from optc.ir.module import module_of
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.passes.base import PassContext
 from optc.passes.memory.check_tiers import check_tiers
 from optc.passes.memory.map_memory import MapMemory

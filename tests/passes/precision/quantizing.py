@@ -14,7 +14,7 @@ from optc.ir.constant import constant, to_floats
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, module_of
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.passes.base import PassContext
 from optc.quality.evidence import DataRequest, Evidence
 from tests.passes.oracle import context

@@ -15,7 +15,7 @@ from optc.ir.dtype import DType
 from optc.ir.module import Module, module_of
 from optc.ir.ops import Conv, Dequantize, Linear, Quantize, ew
 from optc.ir.printer import print_module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.ir.types import TensorType
 from optc.ir.verify import verify

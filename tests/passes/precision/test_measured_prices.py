@@ -18,7 +18,7 @@ from optc.ir.graph import Graph
 from optc.ir.module import Module, module_of
 from optc.ir.ops import Conv, ConvTranspose, Linear, Op
 from optc.ir.printer import print_module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from optc.ir.verify import verify
 from optc.kernel_times import KernelTimes

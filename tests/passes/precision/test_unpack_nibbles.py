@@ -7,7 +7,7 @@ import pytest
 from optc.autotune.task import tasks_of
 from optc.driver import Options, lower_module
 from optc.ir.dtype import DType
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.pipeline import Pipeline
 

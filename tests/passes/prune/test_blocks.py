@@ -20,7 +20,7 @@ from optc.ir.constant import constant
 from optc.ir.diagnostics import OptcError
 from optc.ir.graph import Graph, Value
 from optc.ir.module import Module, module_of
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.verify import verify
 from optc.passes.base import PassContext
 from optc.passes.pipeline import Pipeline

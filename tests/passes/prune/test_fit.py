@@ -14,7 +14,7 @@ from optc.backends.reference.fold import evaluate_constants
 from optc.ir.diagnostics import OptcError
 from optc.ir.graph import Graph
 from optc.ir.module import Module, module_of
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.base import PassContext
 from optc.passes.pipeline import Pipeline

@@ -23,7 +23,7 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph
 from optc.ir.module import Module, module_of
 from optc.ir.ops import Conv
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.ir.types import TensorType
 from optc.passes.base import PassContext

@@ -13,7 +13,7 @@ from optc.backends.reference.masked import run_graph_masked
 from optc.ir.diagnostics import OptcError
 from optc.ir.graph import Graph, Value
 from optc.ir.module import Module, module_of
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.base import PassContext
 from optc.passes.pipeline import Pipeline

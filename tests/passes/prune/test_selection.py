@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optc.ir.diagnostics import OptcError, Severity
 from optc.ir.dtype import DType
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.base import PassContext
 from optc.passes.pipeline import Pipeline

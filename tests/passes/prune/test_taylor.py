@@ -11,7 +11,7 @@ import optc
 from optc.backends.reference.fold import evaluate_constants
 from optc.ir.diagnostics import OptcError
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.passes.base import PassContext
 from optc.passes.pipeline import Pipeline

@@ -13,7 +13,7 @@ from optc.backends.kernel import Job
 from optc.backends.reference.dtypes import TORCH_DTYPE
 from optc.backends.tvm.cuda.kernel import CudaKernel, build
 from optc.ir.graph import Graph
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from tests.backends.cuda_emulator import Order, emulate
 

@@ -22,7 +22,7 @@ from optc.backends.tvm.cuda.kernel import build
 from optc.backends.tvm.templates.plan import Miss
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from tests.backends.cuda_emulator import Order
 from tests.backends.tvm.cuda.launched import Launched
 from tests.backends.tvm.test_attention import heads, inputs_of, merged, wanted_dtype

@@ -21,7 +21,7 @@ from optc.ir.ops import (
     Transpose,
     ew,
 )
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.cuda_emulator import Order
 from tests.backends.tvm.cuda.launched import Launched

@@ -32,7 +32,7 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Conv, Linear, MatMul, Quantize, Requantize, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.cuda_emulator import Order
 from tests.backends.tvm.cuda.launched import Launched

@@ -18,7 +18,7 @@ from optc.backends.tvm.cuda.vectors import elementwise_in_vectors, neighbours
 from optc.backends.tvm.templates.plan import Miss
 from optc.ir.dtype import DType
 from optc.ir.ops import Concat, Pad, Slice, Transpose, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.cuda_emulator import Order
 from tests.backends.tvm.cuda.launched import Launched

@@ -13,7 +13,7 @@ from scipy import special
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.ops import Op, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.loaded import Loaded
 

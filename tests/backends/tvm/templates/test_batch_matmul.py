@@ -12,7 +12,7 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Linear, MatMul, Transpose, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.templates.agreement import Case, body, check
 

@@ -20,7 +20,7 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import Linear, MatMul, Reshape, Transpose, ew
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import MemorySpace
 from optc.ir.types import TensorType
 from tests.backends.tvm.templates.agreement import Case, body, check

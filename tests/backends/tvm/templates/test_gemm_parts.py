@@ -13,7 +13,7 @@ from optc.backends.tvm.templates.gemm import GemmPlan
 from optc.backends.tvm.templates.gemm_cost import GemmKnobs
 from optc.backends.tvm.templates.plan import Knobs, Plan, Problem
 from optc.ir.dtype import DType
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import MemorySpace, Target
 from tests.backends.tvm.loaded import Loaded
 from tests.backends.tvm.templates.agreement import Case

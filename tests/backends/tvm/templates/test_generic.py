@@ -34,7 +34,7 @@ from optc.ir.ops import (
     Transpose,
     ew,
 )
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.templates.agreement import Case, body, check
 

@@ -15,7 +15,7 @@ from optc.ir.dtype import DType
 from optc.ir.graph import Graph
 from optc.ir.ops import Dequantize, Linear, ew
 from optc.ir.ops.quantization import limits
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
 from tests.backends.tvm.loaded import Loaded
 
