@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optc.cache import default_cache
 from optc.ir.diagnostics import Diagnostic
 from optc.ir.module import Module
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.passes.pipeline import Pipeline
 

@@ -24,7 +24,7 @@ from optc.ir.diagnostics import error
 from optc.ir.graph import Graph, Node, Value
 from optc.ir.module import Module, module_of
 from optc.ir.ops import Reshape
-from optc.ir.targets.catalogue import find_target
+from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.passes.base import Effect, Pass, run_passes
 from optc.passes.pipeline import Pipeline

@@ -130,7 +130,7 @@ def compile_command(
     dry_run: bool,
 ) -> None:
     """Compile MODEL (.pt2, or a graph in text form) for a machine; OUT runs by itself."""
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
 
     machine = find_target(target)
     machine = replace(machine, cores=threads) if threads else machine

@@ -57,7 +57,7 @@ def opt_command(
     from optc.contexts import pass_context
     from optc.ir.printer import print_module
     from optc.ir.store import load, save
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
     from optc.ir.text import parse
     from optc.ir.verify import verify
     from optc.observers import Changes
