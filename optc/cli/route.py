@@ -92,7 +92,7 @@ def route_command(
     small model of it.
     """
     from optc.driver import Options, compile_module
-    from optc.ir.targets.catalogue import find_target
+    from optc.ir.targets.find import find_target
     from optc.passes.pipeline import Pipeline
 
     machine = find_target(target)
