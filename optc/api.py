@@ -69,6 +69,9 @@ def compile(
     accuracy_drop: float | None = None,
     memory: str | int | None = None,
     measure_passes: bool = False,
+    calibration_data: Given | None = None,
+    calibration_labels: str | None = None,
+    calibration_share: float | None = None,
 ) -> Compiled:
     """Compile a captured module, or what `capture` takes without inputs, for a target.
 
@@ -79,8 +82,10 @@ def compile(
 
     `data` are samples: a file as on the command line, arrays by input name, or a function that
     returns batches. `labels` names an array in them, or a file; `metric` is as on the command line.
-    Passes may learn from three tenths of the samples; on the others the result's `quality` says
-    what the artifact loses, and whether `accuracy_drop` (0.01 for 1 %) holds.
+    Passes may learn from `calibration_share` of the samples (0.1 to 0.9; without it 0.3); on the
+    others the result's `quality` says what the artifact loses, and whether `accuracy_drop` (0.01
+    for 1 %) holds. With `calibration_data`, a set of its own with its `calibration_labels`, passes
+    learn from that, and all of `data` is to judge by.
 
     `memory` is a budget, in bytes or as `64MB`: weights are streamed where that makes it hold, and
     E0530 says what is in the way where nothing does.
@@ -92,12 +97,16 @@ def compile(
     from optc.driver import Options, compile_module
     from optc.memory import parse_size
     from optc.quality.evidence import DataRequest
+    from optc.quality.learning import Learning
 
     module = model if isinstance(model, Module) else capture(model)
     machine = find_target(target) if isinstance(target, str) else target
     kept = Path(cache) if cache else default_cache()
     known = Path(records) if records else None
+    learning = Learning(calibration_data, calibration_labels, calibration_share)
+    learning.check(judged=data is not None)
     asked = None if data is None else DataRequest(data, labels, metric, accuracy_drop)
+    asked = asked and learning.of(asked)
     budget = parse_size(memory) if isinstance(memory, str) else memory
     options = Options(
         Pipeline.parse(passes),

@@ -167,11 +167,13 @@ def compile_module(
             {
                 "optc": version("optc"),
                 "model": module_digest(module)[:16],
+                **(evidence.names() if evidence else {}),
                 **{key: text for plan in context.exits for key, text in plan.metadata().items()},
             },
         )
     program, fit = _fitted(program, options)
-    diagnostics = (*context.diagnostics, *builder.diagnostics)
+    of_data = evidence.diagnostics if evidence else ()
+    diagnostics = (*of_data, *context.diagnostics, *builder.diagnostics)
     quality = _measure(evidence, lowered, program, options, clock) if evidence else None
     timings = None
     if options.measure_passes:

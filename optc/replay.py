@@ -74,9 +74,17 @@ def target_of(lock: Mapping[str, Any]) -> Target:
     return target
 
 
-def evidence_of(
-    module: Module, lock: Mapping[str, Any], data: str | None, labels: str | None
-) -> Evidence | None:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The data that a user says an artifact was made with, in the texts of the command line."""
+
+    data: str | None = None
+    labels: str | None = None
+    calibration_data: str | None = None
+    calibration_labels: str | None = None
+
+
+def evidence_of(module: Module, lock: Mapping[str, Any], given: Given) -> Evidence | None:
     """The data that lossy passes of the artifact learnt from; None where there are none.
 
     Raises E0728 when it is not given, or when other data is.
@@ -86,15 +94,25 @@ def evidence_of(
     known = lock.get("data")
     if known is None or all(step.effect is not Effect.LOSSY for step in passes_of(lock)):
         return None
-    help = f"--data {known['source']}"
-    if data is None:
-        raise error("E0728", f"the artifact was compiled with {known['source']}", help=help)
-    asked = (known["metric"], known["accuracy_drop"], known["limit"], known["split"]["seed"])
-    found = Evidence(module, DataRequest(data, labels, *asked))
-    if found.data.facts.digest != known["digest"]:
-        raise error(
-            "E0728", f"the artifact was compiled with other samples than those of {data}", help=help
-        )
+    separate = known.get("calibration_data")
+    sets = [("--data", given.data, known)]
+    sets += [("--calibration-data", given.calibration_data, separate)] if separate else []
+    help = " ".join(f"{option} {made['source']}" for option, _, made in sets)
+    for _, text, made in sets:
+        if text is None:
+            raise error("E0728", f"the artifact was compiled with {made['source']}", help=help)
+    split = known["split"]
+    asked = (known["metric"], known["accuracy_drop"], known["limit"], split["seed"])
+    beside = (given.calibration_data, given.calibration_labels) if separate else (None, None)
+    assert given.data is not None
+    request = DataRequest(given.data, given.labels, *asked, split["calibration"], *beside)
+    found = Evidence(module, request)
+    record = found.record()
+    digests = record["digest"], record.get("calibration_data", {}).get("digest")
+    for (_, text, made), digest in zip(sets, digests, strict=False):
+        if digest != made["digest"]:
+            message = f"the artifact was compiled with other samples than those of {text}"
+            raise error("E0728", message, help=help)
     return found
 
 

@@ -12,7 +12,7 @@ import click
 
 from optc.cli import tuning
 from optc.cli.closing import check_ahead, latency_of, show_closing, show_findings, show_verdict
-from optc.cli.data import budget_option, data_options
+from optc.cli.data import budget_option, calibration_options, data_options
 from optc.cli.options import (
     cache_folder,
     capture_options,
@@ -81,6 +81,7 @@ NOTEWORTHY = 0.05  # seconds from which a pass that changed nothing has its own 
     "the file and come through a window."
 )
 @budget_option()
+@calibration_options
 @data_options
 @capture_options
 @click.option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from optc.ir.diagnostics import error
+from optc.quality.learning import Learning
 
 if TYPE_CHECKING:
     from optc.quality.evidence import DataRequest
@@ -38,7 +39,8 @@ class Share(click.ParamType[float]):
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--data`, `--labels`, `--metric`, `--samples`, `--data-seed`: one argument `request`.
 
-    It is None without `--data`; `accuracy_drop` joins where the command has `--accuracy-drop`.
+    It is None without `--data`. What `--accuracy-drop` and `calibration_options` say joins it where
+    the command has them.
     """
 
     @functools.wraps(command)
@@ -50,6 +52,9 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         samples: int | None,
         data_seed: int,
         accuracy_drop: float | None = None,
+        calibration_data: str | None = None,
+        calibration_labels: str | None = None,
+        calibration_share: float | None = None,
         **kwargs: Any,
     ) -> Any:
         asked: dict[str, object] = {"--labels": labels, "--metric": metric, "--samples": samples}
@@ -57,9 +62,12 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         alone = next((name for name, value in asked.items() if value is not None), None)
         if data is None and alone is not None:
             raise error("E0703", f"{alone} needs --data", help="--data calib.npz")
+        learning = Learning(calibration_data, calibration_labels, calibration_share)
+        learning.check(judged=data is not None)
         request = None
         if data is not None:
             request = _request(data, labels, metric, accuracy_drop, samples, data_seed)
+            request = learning.of(request)
         return command(*args, request=request, **kwargs)
 
     made: Callable[..., Any] = run
@@ -72,7 +80,10 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Seed of the split into calibration and held-out samples.",
         ),
         click.option(
-            "--samples", type=click.IntRange(1), metavar="N", help="Use the first N samples only."
+            "--samples",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Use the first N samples only, of each set.",
         ),
         click.option(
             "--metric",
@@ -105,6 +116,32 @@ def budget_option() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         help="The largest loss on held-out samples: points of a proportion, or a share of the "
         "original's perplexity or error.",
     )
+
+
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What passes learn from, for commands that run passes; above `data_options`."""
+    for decorate in (
+        click.option(
+            "--calibration-share",
+            type=Share(),
+            metavar="30%",
+            help="How many of --data's samples passes may learn from, 10% to 90% in tens; without "
+            "it 30%. On the others the verdict is given.",
+        ),
+        click.option(
+            "--calibration-labels",
+            metavar="FILE",
+            help="Labels beside --calibration-data, as --labels beside --data.",
+        ),
+        click.option(
+            "--calibration-data",
+            metavar="DATA",
+            help="A set of its own for passes to learn from, given as --data is, on whose samples "
+            "then only the verdict is given. What is in both is not learnt from.",
+        ),
+    ):
+        command = decorate(command)
+    return command
 
 
 def _request(

@@ -18,7 +18,7 @@ from optc.ir.diagnostics import NOWHERE, Diagnostic, OptcError, error
 if TYPE_CHECKING:
     from optc.diff import Culprit, Gap
     from optc.ir.module import Module
-    from optc.replay import Stage
+    from optc.replay import Given, Stage
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -56,6 +56,10 @@ Arrays = Mapping[str, NDArray[Any]]
     help="The data that B was compiled with, where there was any: its passes learnt from it.",
 )
 @click.option("--labels", metavar="FILE", help="The labels beside that data.")
+@click.option(
+    "--calibration-data", metavar="DATA", help="The set of its own that its passes learnt from."
+)
+@click.option("--calibration-labels", metavar="FILE", help="The labels beside that set.")
 @capture_options
 def diff_command(
     a: Path,
@@ -65,6 +69,8 @@ def diff_command(
     scale: float,
     data: str | None,
     labels: str | None,
+    calibration_data: str | None,
+    calibration_labels: str | None,
     shape: str,
     unsafe_load: bool,
     example: Path | None,
@@ -79,6 +85,7 @@ def diff_command(
     """
     from optc.arrays import Tensor
     from optc.inputs import random_arrays
+    from optc.replay import Given
 
     with Progress() as progress:
         progress("reading", 0, 0)
@@ -89,7 +96,8 @@ def diff_command(
         ports = [Tensor(port.name, port.type.shape, port.type.dtype.value) for port in right.inputs]
         inputs = _checked(ports, read_arrays(source)) if source else random_arrays(ports, seed)
         if is_artifact(b):
-            _diff_artifact(right, b, inputs, scale, progress, (data, labels))
+            given = Given(data, labels, calibration_data, calibration_labels)
+            _diff_artifact(right, b, inputs, scale, progress, given)
         else:
             _diff_graphs(
                 right, read_module(b, shape, unsafe_load, example), inputs, scale, progress
@@ -124,7 +132,7 @@ def _diff_artifact(
     inputs: Arrays,
     scale: float,
     progress: Progress,
-    data: tuple[str | None, str | None],
+    given: Given,
 ) -> None:
     from optc.backends.reference.trace import trace
     from optc.bundle import open_bundle
@@ -154,7 +162,7 @@ def _diff_artifact(
     lock = read_lock(folder)
     rebuild = rebuild_of(lock, scale, cache_folder())
     progress("replaying passes", 0, 0)
-    history = stages(right, lock, rebuild.target, evidence_of(right, lock, *data))
+    history = stages(right, lock, rebuild.target, evidence_of(right, lock, given))
     base = _right_passes(stretches(history), inputs, scale, gaps)
     lossy = [stage.name for stage in history if stage.lossy]
     if lossy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from optc.cli.data import data_options
+from optc.cli.failures import show
 from optc.cli.options import (
     apply_threshold,
     cache_folder,
@@ -24,7 +25,7 @@ from optc.cli.options import (
 )
 from optc.cli.progress import Progress
 from optc.cli.terminal import console, plain_table
-from optc.ir.diagnostics import error
+from optc.ir.diagnostics import Diagnostic, Severity, error
 
 if TYPE_CHECKING:
     from optc.arrays import Tensor
@@ -38,12 +39,28 @@ PARTS = ("all", "held-out", "calibration")
 
 
 class Subject:
-    """Something that can be run: its ports, and the digest of the data it has learnt from."""
+    """Something that can be run: its ports, and what its lock says about the data it was made with.
+
+    `data` is empty for a model, and for an artifact without data.
+    """
 
     def __init__(
-        self, run: Runner, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], learnt: str
+        self,
+        run: Runner,
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+        data: Mapping[str, Any],
     ) -> None:
-        self.run, self.inputs, self.outputs, self.learnt = run, inputs, outputs, learnt
+        self.run, self.inputs, self.outputs, self.data = run, inputs, outputs, data
+
+    def saw(self, data: Dataset) -> bool:
+        """Whether these samples were given when it was compiled, to learn from and be judged on."""
+        return self.data.get("digest") == data.facts.digest
+
+    def learnt_all(self, data: Dataset) -> bool:
+        """Whether passes learnt from all of these samples."""
+        separate = self.data.get("calibration_data", {})
+        return bool(separate) and separate.get("digest") == data.facts.digest
 
 
 @click.command("eval")
@@ -114,21 +131,21 @@ def _subject(
             raise error("E0766", f"--threshold is for artifacts, {path} is a model")
         module = read_module(path, shape, unsafe_load, example)
         ports = ports_of(module.inputs), ports_of(module.outputs)
-        yield Subject(reference(module), *ports, "")
+        yield Subject(reference(module), *ports, {})
         return
     with load(path, threads=threads, cache=cache_folder() / "artifacts") as artifact:
         apply_threshold(artifact, threshold)
         run = artifact_runner(artifact)
-        yield Subject(run, artifact.inputs, artifact.outputs, _learnt(artifact.path))
+        yield Subject(run, artifact.inputs, artifact.outputs, _data_of(artifact.path))
 
 
-def _learnt(folder: Path) -> str:
-    """The digest of the data that an artifact was compiled with; empty where there was none."""
+def _data_of(folder: Path) -> Mapping[str, Any]:
+    """What an artifact's lock says about the data it was compiled with."""
     try:
         lock: dict[str, Any] = json.loads((folder / "lock.json").read_text())
-        return str(lock.get("data", {}).get("digest", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
+        return dict(lock.get("data", {}))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
 
 
 def _data(subject: Subject, request: DataRequest, against: Path | None) -> tuple[Dataset, Metric]:
@@ -145,6 +162,10 @@ def _data(subject: Subject, request: DataRequest, against: Path | None) -> tuple
         split=Split(request.seed),
         limit=request.limit,
     )
+    if subject.saw(data):
+        data = data.divided(Split(**subject.data["split"]))
+    if subject.learnt_all(data):
+        show(_learnt_from(data))
     labels = next(iter(data.part(Part.ALL))).labels if data.facts.labelled else None
     metric = choose_metric(request.metric, subject.outputs, data.batch, labels)
     if metric.against is Against.ORIGINAL and against is None:
@@ -156,12 +177,22 @@ def _data(subject: Subject, request: DataRequest, against: Path | None) -> tuple
     return data, metric
 
 
+def _learnt_from(data: Dataset) -> Diagnostic:
+    return Diagnostic(
+        "W0752",
+        f"passes of the artifact learnt from {data.source.name}: it may be better on these samples "
+        "than on others",
+        Severity.WARNING,
+        help="optc eval with the samples that were --data when it was compiled, or with new ones",
+    )
+
+
 def _part(text: str | None, data: Dataset, subject: Subject) -> Part:
     from optc.passes.quality import Part
 
     if text is not None:
         return Part(text)
-    return Part.HELD_OUT if subject.learnt == data.facts.digest else Part.ALL
+    return Part.HELD_OUT if subject.saw(data) else Part.ALL
 
 
 def _quality(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from optc.cli.data import budget_option, data_options
+from optc.cli.data import budget_option, calibration_options, data_options
 from optc.cli.failures import show
 from optc.cli.options import cache_folder, pipeline_option, target_option
 from optc.ir.diagnostics import OptcError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--time-passes", is_flag=True, help="Show how long every pass took.")
 @click.option("--exact", is_flag=True, help="Skip every pass that may change a bit of the result.")
 @budget_option()
+@calibration_options
 @data_options
 @click.option(
     "--remarks/--no-remarks", default=True, help="Show why rewrites were not done, on stderr."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from optc.cli.closing import check_ahead, latency_of, show_closing, show_findings, show_verdict
-from optc.cli.data import budget_option, data_options
+from optc.cli.data import budget_option, calibration_options, data_options
 from optc.cli.options import (
     cache_folder,
     capture_options,
@@ -60,6 +60,7 @@ DECISIONS = ("energy", "maxprob", "entropy", "margin")
 )
 @memory_option("The most memory a process may need to run both.")
 @budget_option()
+@calibration_options
 @data_options
 @capture_options
 @click.option("--remarks", is_flag=True, help="Show why things were or were not done.")

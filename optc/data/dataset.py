@@ -6,10 +6,11 @@ but a block of samples and a call's inputs is ever in memory.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from os import PathLike
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optc.arrays import Tensor
 from optc.data.function import Function
@@ -60,7 +62,35 @@ class Dataset:
         self.source, self.ports, self.labels = source, tuple(ports), labels
         self.split, self.limit = split, limit
         self.batch: int | None = None  # samples of a call; None: a sample is a call without an axis
+        self.dropped: NDArray[np.bool_] | None = None  # samples that are in no part
         self.facts = self._scan()
+
+    def without(self, dropped: NDArray[np.bool_]) -> Dataset:
+        """The same data, with some samples in no part; `dropped` has an entry a sample."""
+        return self._parted(self.split, dropped) if dropped.any() else self
+
+    def divided(self, split: Split) -> Dataset:
+        """The same data, split otherwise."""
+        return self._parted(split, self.dropped)
+
+    def _parted(self, split: Split, dropped: NDArray[np.bool_] | None) -> Dataset:
+        other = copy.copy(self)
+        other.split, other.dropped = split, dropped
+        parts = (Part.CALIBRATION, Part.HELD_OUT)
+        masks = (other.left(split.mask(0, self.facts.samples, part), 0) for part in parts)
+        calibration, held_out = (int(mask.sum()) for mask in masks)
+        other.facts = replace(self.facts, calibration=calibration, held_out=held_out)
+        return other
+
+    def contents(self) -> Iterator[bytes]:
+        """Digests of the samples' inputs, in order: equal ones are equal samples."""
+        for block in self.blocks():
+            columns = [np.ascontiguousarray(block[port.name]) for port in self.ports]
+            for rows in zip(*columns, strict=True):
+                content = hashlib.blake2b(digest_size=16)
+                for row in rows:
+                    content.update(row.tobytes())
+                yield content.digest()
 
     def part(self, part: Part) -> PartOfData:
         """The batches of a part; raises E0746 when it has no sample."""
@@ -81,6 +111,11 @@ class Dataset:
             **asdict(self.facts),
             "split": asdict(self.split),
         }
+
+    def left(self, mask: NDArray[np.bool_], start: int) -> NDArray[np.bool_]:
+        """`mask`, of samples from `start` on, without those that were dropped."""
+        dropped = self.dropped
+        return mask if dropped is None else mask & ~dropped[start : start + len(mask)]
 
     def blocks(self) -> Iterator[Block]:
         """Checked blocks of consecutive samples up to the limit; labels under `ROWS`."""
@@ -198,6 +233,7 @@ class PartOfData:
             asdict(self._data.split),
             self._part.value,
             self._data.batch,
+            *([] if self._data.dropped is None else [self._data.dropped.nonzero()[0].tolist()]),
         ]
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
@@ -208,7 +244,7 @@ class PartOfData:
         counts = {
             Part.CALIBRATION: facts.calibration,
             Part.HELD_OUT: facts.held_out,
-            Part.ALL: facts.samples,
+            Part.ALL: facts.calibration + facts.held_out,
         }
         return counts[self._part]
 
@@ -243,7 +279,7 @@ class PartOfData:
         start = 0
         for block in self._data.blocks():
             count = len(next(iter(block.values())))
-            mask = self._data.split.mask(start, count, self._part)
+            mask = self._data.left(self._data.split.mask(start, count, self._part), start)
             start += count
             if mask.any():
                 yield {name: array[mask] for name, array in block.items()}
@@ -278,7 +314,7 @@ def open_dataset(
     data: Given,
     ports: Sequence[Tensor],
     *,
-    labels: str | None = None,
+    labels: str | Labels | None = None,
     split: Split = SPLIT,
     limit: int | None = None,
 ) -> Dataset:
@@ -288,7 +324,8 @@ def open_dataset(
     `labels` is a `.npy` file, `file.npz:name`, or the name of an array in the data; without it, an
     array called `labels` is taken where it is no input. Raises E0740 to E0746.
     """
-    return Dataset(_source(data), ports, Labels.named(labels), split, limit)
+    beside = labels if isinstance(labels, Labels) else Labels.named(labels)
+    return Dataset(_source(data), ports, beside, split, limit)
 
 
 def _source(data: Given) -> Source:

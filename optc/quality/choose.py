@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 
 from optc.arrays import Tensor
@@ -73,6 +74,21 @@ def choose_metric(
     if kind is Agreement or labels is None:
         return kind(port.name, Against.ORIGINAL)
     return kind(port.name)
+
+
+def without_labels(metric: Metric) -> Metric | None:
+    """What stands for a metric on samples that have no labels; None where nothing does.
+
+    Where the candidate answers as the original does, it is as often right: agreement loses at least
+    what accuracy does. Errors of labels and losses have another scale than distances to an answer.
+    """
+    if metric.against is Against.ORIGINAL:
+        return metric
+    if isinstance(metric, Accuracy | F1):
+        return Agreement(metric.output)
+    if isinstance(metric, Cosine):
+        return replace(metric, against=Against.ORIGINAL)
+    return None
 
 
 def _output(outputs: Sequence[Tensor], wanted: str, batch: int | None) -> Tensor:

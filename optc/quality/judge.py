@@ -10,12 +10,12 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optc.data.dataset import Dataset
+from optc.data.dataset import PartOfData
 from optc.ir.diagnostics import error
 from optc.ir.module import Module
 from optc.passes.calibration import Batch, Batches
@@ -75,21 +75,31 @@ class _Chosen:
         return (batch for number, batch in enumerate(self._batches) if number in self._chosen)
 
 
+class Parts(Protocol):
+    """Data in its parts: one set that is split, or two."""
+
+    def part(self, part: Part) -> PartOfData:
+        """The batches of a part; raises E0746 when it has no sample."""
+
+
 class DataJudge:
     """A judge of modules, and of whatever else can be run; see `optc.passes.quality.Judge`.
 
-    `run` is the original model; `kept` is what other compilations found out about it.
+    `run` is the original model; `kept` is what other compilations found out about it. `blind` is
+    the metric of parts without labels, where `metric` is one of labels.
     """
 
     def __init__(
         self,
         run: Runner,
-        data: Dataset,
+        data: Parts,
         metric: Metric,
         budget: float | None = None,
         kept: Originals | None = None,
+        blind: Metric | None = None,
     ) -> None:
         self.rule, self._run, self._data, self._kept = metric, run, data, kept
+        self._blind = blind or metric
         self._budget = budget
         self._originals: dict[tuple[Part, frozenset[int] | None], Original] = {}
 
@@ -117,10 +127,11 @@ class DataJudge:
                 help="--metric accuracy, top5 or agreement",
             )
         found, before = {self.rule.output: output}, {self.rule.output: original}
+        rule = self.rule if labels is not None else self._blind
         truth = labels
-        if truth is None or self.rule.against is Against.ORIGINAL:
-            truth = self.rule.truth_of(before)
-        (x, y), (x_before, _) = self.rule.rows(found, truth), self.rule.rows(before, truth)
+        if truth is None or rule.against is Against.ORIGINAL:
+            truth = rule.truth_of(before)
+        (x, y), (x_before, _) = rule.rows(found, truth), rule.rows(before, truth)
         lost: NDArray[np.float64] = (x_before - x) / np.where(y > 0, y, 1.0)
         return lost
 
@@ -131,9 +142,12 @@ class DataJudge:
 
     def quality(self, module: Module, part: Part = Part.HELD_OUT) -> Quality:
         """The metric of a module, run by the reference."""
-        if self.rule.against is Against.ORIGINAL:
+        if self._rule(part).against is Against.ORIGINAL:
             return self.compare(module, part).after
         return evaluate(reference(module), self._data.part(part), self.rule)
+
+    def _rule(self, part: Part) -> Metric:
+        return self.rule if self._data.part(part).labelled else self._blind
 
     def compare(
         self, module: Module, part: Part = Part.HELD_OUT, calls: Collection[int] | None = None
@@ -149,40 +163,44 @@ class DataJudge:
         calls: Collection[int] | None = None,
     ) -> Difference:
         """Whatever `run` runs against the original, sample by sample; `calls` as in `compare`."""
-        chosen = None if calls is None else frozenset(calls)
+        chosen, rule = None if calls is None else frozenset(calls), self._rule(part)
         batches = _Chosen.of(self._data.part(part), chosen)
         walks = 1 if (part, chosen) in self._originals else 2
         if walks == 2:
             question = f"{part.value} {'all' if chosen is None else sorted(chosen)}"
-            self._originals[part, chosen] = self._known(question, batches, progress)
-        original, tally = self._originals[part, chosen], Tally(self.rule)
+            self._originals[part, chosen] = self._known(rule, question, batches, progress)
+        original, tally = self._originals[part, chosen], Tally(rule)
         done, total = (walks - 1) * batches.samples, walks * batches.samples
         truths = iter(original.truths)
         for index, (batch, outputs) in enumerate(answered(run, batches)):
-            if self.rule.against is Against.ORIGINAL:
-                tally.add(self.rule.rows(outputs, next(truths)))
+            if rule.against is Against.ORIGINAL:
+                tally.add(rule.rows(outputs, next(truths)))
             else:
-                tally.add(self.rule.rows(outputs, _labels(batch)), original.rows[index])
+                tally.add(rule.rows(outputs, _labels(batch)), original.rows[index])
             done += batch.valid
             if progress is not None:
                 progress(done, total)
         return tally.difference()
 
     def _known(
-        self, question: str, batches: Batches | _Chosen, progress: Progress | None
+        self, rule: Metric, question: str, batches: Batches | _Chosen, progress: Progress | None
     ) -> Original:
         """What is kept; of an original that is itself the truth nothing is: it may be large."""
-        if self._kept is None or self.rule.against is Against.ORIGINAL:
-            return self._remember(batches, progress)
-        return Original(self._kept.rows(question, lambda: self._remember(batches, progress).rows))
+        if self._kept is None or rule.against is Against.ORIGINAL:
+            return self._remember(rule, batches, progress)
+        return Original(
+            self._kept.rows(question, lambda: self._remember(rule, batches, progress).rows)
+        )
 
-    def _remember(self, batches: Batches | _Chosen, progress: Progress | None) -> Original:
+    def _remember(
+        self, rule: Metric, batches: Batches | _Chosen, progress: Progress | None
+    ) -> Original:
         found, done = Original(), 0
         for batch, outputs in answered(self._run, batches):
-            if self.rule.against is Against.ORIGINAL:
-                found.truths.append(self.rule.truth_of(outputs))
+            if rule.against is Against.ORIGINAL:
+                found.truths.append(rule.truth_of(outputs))
             else:
-                found.rows.append(self.rule.rows(outputs, _labels(batch)))
+                found.rows.append(rule.rows(outputs, _labels(batch)))
             done += batch.valid
             if progress is not None:
                 progress(done, 2 * batches.samples)

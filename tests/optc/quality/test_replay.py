@@ -11,7 +11,7 @@ import pytest
 from optc.ir.diagnostics import OptcError
 from optc.ir.text import parse
 from optc.quality.evidence import DataRequest, Evidence
-from optc.replay import evidence_of
+from optc.replay import Given, evidence_of
 
 TEXT = """module @m {
   input x : 4x6xf32
@@ -39,7 +39,7 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_the_same_data_is_asked_the_same(lock: dict[str, Any]) -> None:
-    found = evidence_of(MODULE, lock, "calib.npz", None)
+    found = evidence_of(MODULE, lock, Given("calib.npz"))
     assert found is not None
     assert found.record() == lock["data"]
     assert found.judge.metric == "f1"
@@ -49,11 +49,11 @@ def test_data_that_is_missing_or_another(lock: dict[str, Any]) -> None:
     np.savez("other.npz", x=np.zeros((40, 6), np.float32), labels=np.arange(40) % 3)
     for data in (None, "other.npz"):
         with pytest.raises(OptcError) as caught:
-            evidence_of(MODULE, lock, data, None)
+            evidence_of(MODULE, lock, Given(data))
         (finding,) = caught.value.diagnostics
         assert (finding.code, finding.help) == ("E0728", "--data calib.npz")
 
 
 def test_passes_that_learn_nothing_need_no_data(lock: dict[str, Any]) -> None:
-    assert evidence_of(MODULE, {**lock, "passes": ["canonicalize", "fuse"]}, None, None) is None
-    assert evidence_of(MODULE, {"passes": ["prune-channels"]}, None, None) is None
+    assert evidence_of(MODULE, {**lock, "passes": ["canonicalize", "fuse"]}, Given()) is None
+    assert evidence_of(MODULE, {"passes": ["prune-channels"]}, Given()) is None
