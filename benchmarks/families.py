@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif not given.table:
             measured(name, MODELS[name], given.data, folder, given.samples)
     if not given.prepare:
-        given.results.write_text(page(folder))
+        given.results.write_text(page(folder) + together.seen(given.results))
     return 0
 
 

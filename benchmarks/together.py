@@ -36,6 +36,7 @@ from optc.passes.quality import Verdict
 RESULTS = Path(__file__).parent / "results" / "together.md"
 BUDGET, MEMORY = 0.02, "32MB"
 F32 = Variant("f32", budget=BUDGET)
+SEEN = "\n## What was seen\n"
 MACHINE, SAMPLES = "cortex-a76", 24
 WORDS = {Verdict.HELD: "holds", Verdict.BROKEN: "does not hold", Verdict.OPEN: "cannot be told"}
 
@@ -162,6 +163,12 @@ COLUMNS = (
 )
 
 
+def seen(page: Path) -> str:
+    """What a person wrote behind the tables: it stays."""
+    _, mark, text = page.read_text().partition(SEEN) if page.exists() else ("", "", "")
+    return mark + text
+
+
 def page(sections: Sequence[str]) -> str:
     """The whole table."""
     machine = host()
@@ -237,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sections.append(section(name, folder))
         print(sections[-1], flush=True)
     if sections:
-        given.results.write_text(page(sections))
+        given.results.write_text(page(sections) + seen(given.results))
     return 0
 
 
