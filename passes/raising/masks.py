@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from graphlib import TopologicalSorter
 
 import numpy as np
@@ -21,27 +22,27 @@ def lowest(dtype: DType) -> float:
     return -6e4 if dtype is DType.F16 else -1e9
 
 
-def is_causal(site: Site, mask: Value, rows: int, columns: int) -> bool:
-    """Whether a mask that depends on constants alone hides exactly the places t > s."""
-    if mask.type.rank < 2 or mask.shape[-2:] != (rows, columns) or mask.type.elements > _LARGEST:
-        return False
-    array = _evaluated(site, mask)
-    if array is None:
-        return False
-    visible = np.tri(rows, columns, dtype=bool)
-    if mask.type.dtype is DType.BOOL:
-        return bool(np.all(array == visible))
-    return bool(np.all(np.where(visible, array == 0, array <= _HIDDEN)))
+class Hidden(Enum):
+    """Which scores a mask takes out."""
+
+    NONE = auto()
+    LATER = auto()  # exactly those of keys behind their query: attention is causal
+    SOME = auto()  # others, or it depends on inputs
 
 
-def hides_nothing(site: Site, mask: Value) -> bool:
-    """Whether a mask that depends on constants alone leaves every score as it is."""
-    if mask.type.elements > _LARGEST:
-        return False
-    array = _evaluated(site, mask)
+def hidden_by(site: Site, mask: Value, rows: int, columns: int) -> Hidden:
+    """What a mask hides of `rows` queries by `columns` keys; it is evaluated once."""
+    array = None if mask.type.elements > _LARGEST else _evaluated(site, mask)
     if array is None:
-        return False
-    return bool(np.all(array != 0 if mask.type.dtype is DType.BOOL else array == 0))
+        return Hidden.SOME
+    boolean = mask.type.dtype is DType.BOOL
+    kept = array != 0 if boolean else array == 0
+    if kept.all():
+        return Hidden.NONE
+    lower = np.tri(rows, columns, dtype=bool)
+    if kept.shape[-2:] != lower.shape or not np.all(kept == lower):
+        return Hidden.SOME
+    return Hidden.LATER if boolean or np.all(array <= _HIDDEN, where=~lower) else Hidden.SOME
 
 
 def _evaluated(site: Site, value: Value) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from optc.ir.module import Module
 from optc.ir.ops import Attention, Expand, MatMul, Op, Reshape, Softmax, Transpose, ew
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.matching import either, made_by, number, reshaped, scaled
-from optc.passes.raising.masks import hides_nothing, is_causal, lowest
+from optc.passes.raising.masks import Hidden, hidden_by, lowest
 from optc.passes.rewrite import Answer, Miss, Rules, Site, rewrite
 
 _CODE = "N0306"
@@ -80,11 +80,14 @@ def _raised(node: Node, site: Site, scores: _Scores, v: Value) -> Answer:
         k = _swapped(site, k)
     k, v = _unrepeated(site, k, v, q)
     scale = scores.scale * q_scale * k_scale
-    causal = scores.mask is not None and is_causal(site, scores.mask, q.shape[-2], k.shape[-2])
-    masks = () if scores.mask is None or causal else (scores.mask,)
     if q.type.rank < 3:
         return Miss("it has no axis of heads")
-    op = Attention(scale, causal)
+    masks: tuple[Value, ...] = ()
+    hidden = Hidden.NONE
+    if scores.mask is not None:
+        hidden = hidden_by(site, scores.mask, q.shape[-2], k.shape[-2])
+        masks = (scores.mask,) if hidden is Hidden.SOME else ()
+    op = Attention(scale, hidden is Hidden.LATER)
     reason = _misfit(op, node, q, k, v, *masks)
     return Miss(reason) if reason else site.emit(op, q, k, v, *masks)
 
@@ -175,10 +178,10 @@ def _tidied(node: Node, site: Site) -> Answer:
         return site.emit(node.op, q, source, values, *masks)
     if not masks:
         return None
-    if is_causal(site, masks[0], q.shape[-2], k.shape[-2]):
-        return site.emit(replace(node.op, causal=True), q, k, v)
-    if hides_nothing(site, masks[0]):
-        return site.emit(node.op, q, k, v)
+    hidden = hidden_by(site, masks[0], q.shape[-2], k.shape[-2])
+    if hidden is not Hidden.SOME:
+        causal = node.op.causal or hidden is Hidden.LATER
+        return site.emit(replace(node.op, causal=causal), q, k, v)
     # Attention broadcasts by itself: one row for all queries is read once a key.
     wide = made_by(site, masks[0], Expand)
     return None if wide is None else site.emit(node.op, q, k, v, wide.inputs[0])
