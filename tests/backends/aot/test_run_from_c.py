@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,41 +75,74 @@ ARM = {
 }
 
 
-@pytest.mark.parametrize("triple", ARM)
-def test_it_runs_on_arm(
+@dataclass(frozen=True)
+class Arm:
+    """Programs of a triple, built with the C example as one static program and run by qemu."""
+
+    triple: str
+    adder: Program
+    object: bytes
+    cache: Path
+    folder: Path
+
+    def ran(self, *features: str, cpu: str = "max") -> subprocess.CompletedProcess[str]:
+        """What comes of the example whose model needs `features`, on a machine like `cpu`."""
+        program = replace(
+            self.adder, name="tiny", triple=self.triple, features=features, objects=(self.object,)
+        )
+        out = self.folder / "out"
+        write_artifact(program, out, emit=(Emit.ARCHIVE,), cache=self.cache)
+        toolchain = find_toolchain(self.triple, self.cache)
+        archive = (f"{EXAMPLE}/main.c", f"{out}/model.a", "-lpthread", "-lm")
+        subprocess.run(
+            (*toolchain.compiler, "-static", "-O2", f"-I{out}", *archive, "-o", "main"),
+            cwd=self.folder,
+            env={**os.environ, **toolchain.environment},
+            check=True,
+            capture_output=True,
+        )
+        run = (ARM[self.triple][0], "-cpu", cpu, "./main", str(out))
+        return subprocess.run(run, cwd=self.folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def arm(
+    request: pytest.FixtureRequest,
     adder: Program,
     kernel_object: Callable[[str], bytes],
     cache: Path,
     tmp_path: Path,
-    triple: str,
-) -> None:
-    """Built for ARM with its archive, as one static program, and run by qemu."""
-    qemu, features = ARM[triple]
+) -> Arm:
+    """The adder for the triple that the test names."""
+    triple = request.param
+    qemu, _ = ARM[triple]
     if not shutil.which(qemu):
         pytest.skip(f"needs {qemu} (Debian: qemu-user-static)")
-    program = replace(
-        adder, name="tiny", triple=triple, features=features, objects=(kernel_object(triple),)
-    )
-    out = write_artifact(program, tmp_path / "out", emit=(Emit.ARCHIVE,), cache=cache).path
-    toolchain = find_toolchain(triple, cache)
+    return Arm(triple, adder, kernel_object(triple), cache, tmp_path)
 
-    def link() -> None:
-        archive = (f"{EXAMPLE}/main.c", f"{out}/model.a", "-lpthread", "-lm")
-        command = (*toolchain.compiler, "-static", "-O2", f"-I{out}", *archive, "-o", "main")
-        environment = {**os.environ, **toolchain.environment}
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
 
-    link()
-    run = (qemu, "./main", str(out))
-    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("arm", ARM, indirect=True)
+def test_it_runs_on_arm(arm: Arm) -> None:
+    """And is refused when it asks for a feature that no emulated CPU has."""
+    features = ARM[arm.triple][1]
+    done = arm.ran(*features)
+    assert done.returncode == 0
     assert "first outputs: 0 4 8 12\n" in done.stdout
-    # The same program asks for a feature that no emulated CPU has.
-    strange = replace(program, features=(*features, "from_the_future"))
-    write_artifact(strange, out, emit=(Emit.ARCHIVE,), cache=cache)
-    link()
-    refused = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    refused = arm.ran(*features, "from_the_future")
     assert refused.returncode == 1
     assert "this machine lacks: from_the_future" in refused.stderr
+
+
+@pytest.mark.parametrize("arm", ["aarch64-linux-musl"], indirect=True)
+def test_vectors_shorter_than_the_code_wants_are_refused(arm: Arm) -> None:
+    """Scalable vectors tell their length only when the program runs."""
+    wants = ("fp", "asimd", "sve", "sve256")
+    done = arm.ran(*wants, cpu="max,sve-default-vector-length=32")
+    assert done.returncode == 0
+    assert "first outputs: 0 4 8 12\n" in done.stdout
+    refused = arm.ran(*wants, cpu="max,sve-default-vector-length=16")
+    assert refused.returncode == 1
+    assert "this machine lacks: sve256" in refused.stderr
 
 
 @pytest.mark.parametrize("triple", ["aarch64-linux-gnu", "armv7-linux-gnueabihf"])
