@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "kernels": ("benchmarks.kernels", "kernels against the limit over a grid of shapes"),
@@ -23,6 +24,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "peers": ("benchmarks.peers.command", "models beside PyTorch, ONNX Runtime, OpenVINO, ..."),
 }
 
+DRAWN = ("kernels", "tuning", "scaling", "peers")  # commands that end with a picture
+
 
 def main() -> int:
     """Run the command named first; list them where there is none of that name."""
@@ -32,6 +35,9 @@ def main() -> int:
         print("usage: python -m benchmarks COMMAND ...\n")
         print("\n".join(f"  {key:{width}}  {text}" for key, (_, text) in COMMANDS.items()))
         return 0 if name in ("-h", "--help") else 2
+    if name in DRAWN and find_spec("matplotlib") is None:
+        print(f"{name} draws a picture and needs matplotlib: pip install -e '.[bench]'")
+        return 2
     run: Callable[[list[str]], int] = importlib.import_module(COMMANDS[name][0]).main
     return run(arguments)
 
