@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from optc.backends.tvm.dtypes import tvm_dtype
-from optc.backends.tvm.templates.apart import SUMS
+from optc.backends.tvm.templates.apart import SUMS, Apart, overwrites
 from optc.backends.tvm.templates.conv_cost import tile_cost
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.convolve import Access, Convolve
@@ -101,7 +101,7 @@ class Convolution:
     """Template of convolutions with constant weights."""
 
     name: str = "conv"
-    version: int = 2
+    version: int = 3
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around one `conv` or `conv_transpose` whose weights are constant."""
@@ -154,7 +154,8 @@ class ConvPlan(AnchorPlan):
         channels = channels_at_end(x.type.rank, self.shape.channels_last)[-1]
         if kinds != {DType.F32} or steps is None or steps.steps[channels] != 1:
             return None
-        if self.shape.inputs % SUMS or broadcasts_lanes(self.target):
+        by_lanes = broadcasts_lanes(self.target) and not overwrites(self.target)
+        if self.shape.inputs % SUMS or by_lanes:
             return None
         dot = replace(self.dot, group=SUMS, apart=True)
         return dot, in_words(geometry(self.node), dot)
@@ -178,19 +179,28 @@ class ConvPlan(AnchorPlan):
         vectors = -(-self.shape.outputs // self.lanes)
         found = [tile for count in range(1, min(vectors, 8) + 1) for tile in self._tiles(count)]
         doubled = -(-self.shape.outputs * SUMS // self.lanes)
+        sparing = overwrites(self.target)
         # Where no lane would be idle and loads are few, sums apart only cost more at the end.
-        if self.apart and (doubled < SUMS * vectors or vectors == 1):
-            counts = range(min(2, doubled), min(doubled, 8) + 1)
-            tiles = [tile for count in counts for tile in self._tiles(count)]
+        if self.apart and (doubled < SUMS * vectors or vectors == 1 or sparing):
+            counts = range(min(1 if sparing else 2, doubled), min(doubled, 8) + 1)
+            tiles = [tile for count in counts for tile in self._tiles(count, SUMS)]
             found += [replace(tile, sums=SUMS) for tile in tiles]
         return sorted(found, key=self.cost)
 
-    def _tiles(self, vectors: int) -> list[ConvKnobs]:
+    def _tiles(self, vectors: int, sums: int = 1) -> list[ConvKnobs]:
+        if sums > 1 and overwrites(self.target):
+            # A word is multiplied where it was loaded, but by all vectors except the last.
+            free = self.target.vector_registers - vectors - (1 if vectors == 1 else 2)
+            return self._of_height(vectors, free // vectors)
         limit = register_rows(self.target, vectors, self.dot)
         # So many broadcasts for one vector of weights, or so few steps that LLVM writes them all
         # out, that it wants spares.
         if vectors == 1 or self.shape.inputs < FEW_CHANNELS:
             limit = max(1, (limit * vectors - 2) // vectors)
+        return self._of_height(vectors, limit)
+
+    def _of_height(self, vectors: int, limit: int) -> list[ConvKnobs]:
+        """Tiles of at most so many positions."""
         widest = max(phase.count for phase in self.shape.axes[-1])
         found: list[ConvKnobs] = []
         for columns in {max(pieces(widest, size)) for size in range(max(1, limit // 2), limit + 1)}:
@@ -231,8 +241,9 @@ class _Emission:
         image = self._image(cycles > FORK_CYCLES)
         step = self.words.channels * (image.channel // image.group)
         access = Access(
-            self.dot, image, step, self.packed, self._finish, self.plan.task.epilogue_size
-        )
+            self.dot, image, step, self.packed, self._finish, self.plan.task.epilogue_size,
+            Apart(negated=overwrites(self.plan.target)),
+        )  # fmt: skip
         Convolve(self.code, self.shape, self.knobs, access, self.lanes, cycles).run()
         return may_alias(self.io.finish(self.code, symbol))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise, product
 
+from optc.backends.tvm.templates.apart import overwrites
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.geometry import Geometry
@@ -23,6 +24,7 @@ _L2_LINE = 4.0  # 64 bytes of weights from the second-level cache, and from beyo
 _FAR_LINE = 8.0
 _PAGE = 4096
 _CROWDED = 8  # lines in one set that leave no room for the weights
+_UNFUSED = 2.0  # slots of a product and an addition
 _START = 100.0  # a tile's first and last steps, and finding out where it is
 _RUN = 2.0  # a position's results beside which other panels' will lie: lines are written in pieces
 _HALF = 0.5  # of both for sums that lie apart, which are half as many results
@@ -30,11 +32,15 @@ _CODE = 1000.0  # of each kind of tile, which are fetched once
 _STORE = 3.0  # clearing and storing a vector of sums
 _MISFIT = 1.02  # weights from far that are not fetched ahead, an image read again for near ones
 _CASES = 1.05  # several rows per tile: more cases in the code
+# Where instructions overwrite an operand, so many start in a slot; a copied word costs half of one
+# more. Tiles' ends overlap with what is slow about them, but for these slots of a vector of sums.
+_STARTED, _COPY, _END = 2.78, 0.5, 2.25
+_WAIT = 8.7  # as `_LATENCY`
 
 
 def tile_cost(shape: Geometry, knobs: ConvKnobs, target: Target, lanes: int, dot: Dot) -> float:
     """Estimated cost of the whole convolution on one core, times how unevenly cores share it."""
-    product = dot.cost if dot.intrinsic or target.fma else 2.0
+    product = dot.cost if dot.intrinsic or target.fma else _UNFUSED
     return _Estimate(shape, knobs, target, lanes, product).total
 
 
@@ -60,6 +66,11 @@ class _Estimate:
     def _word(self) -> int:
         """Bytes of a word."""
         return 4 * self.knobs.sums
+
+    @property
+    def _in_place(self) -> bool:
+        """Whether products are made where an operand was."""
+        return overwrites(self.target) and self.product == _UNFUSED
 
     @cached_property
     def near(self) -> int:
@@ -129,17 +140,34 @@ class _Estimate:
         for height, (phase, width), (vectors, times) in product(self.rows, self.columns, widths):
             steps = max(1, shape.taps * shape.inputs * phase.taps // max(1, shape.kernel[-1]))
             step = self._step(phase, height * width, vectors)
-            ends = _STORE * height * width * vectors + _START
-            ends += _RUN * height * width if self.vectors > vectors else 0.0
-            cost += times * (step * steps + ends * (_HALF if self.knobs.sums > 1 else 1.0))
+            cost += times * (step * steps + self._ends(height * width, vectors))
         return cost
+
+    def _ends(self, positions: int, vectors: int) -> float:
+        """What a tile takes beside its steps."""
+        sums = self.knobs.sums
+        if self._in_place:
+            return _END * positions * sums * -(-vectors // sums)
+        ends = _STORE * positions * vectors + _START
+        ends += _RUN * positions if self.vectors > vectors else 0.0
+        return ends * (_HALF if sums > 1 else 1.0)
 
     def _step(self, phase: Phase, positions: int, vectors: int) -> float:
         """One input channel at one tap: `positions` elements times `vectors` vectors."""
-        products = positions * vectors * self.product
+        products = self._products(positions, vectors)
         crowded = self._crowd(phase, positions) > _CROWDED
         loads = positions * (2.0 if crowded else 1.0) + vectors
-        return max(products, loads, _LATENCY, self._fetch * vectors) + 0.02 * (products + loads)
+        latency = _WAIT if self._in_place else _LATENCY
+        return max(products, loads, latency, self._fetch * vectors) + 0.02 * (products + loads)
+
+    def _products(self, positions: int, vectors: int) -> float:
+        """Slots until all are started."""
+        if not self._in_place:
+            return positions * vectors * self.product
+        word = 1 if self.knobs.sums > 1 else 2  # a load, and a shuffle
+        copies = vectors - 1
+        each = word + copies + 2 * vectors
+        return (positions * (each + _COPY * copies) + vectors) / _STARTED
 
     def _crowd(self, phase: Phase, positions: int) -> int:
         """How many positions of a tile fall into one set of the first-level cache, 4 KiB apart."""

@@ -24,7 +24,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
-from optc.backends.tvm.templates.apart import add_apart, joined
+from optc.backends.tvm.templates.apart import Apart
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
 from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.geometry import Geometry
@@ -54,6 +54,7 @@ class Access:
     weights: Buffer
     finish: Callable[[Expr, Sequence[Expr], Coordinate, Expr], None]
     epilogue_size: int
+    apart: Apart
 
     @property
     def dtype(self) -> str:
@@ -249,7 +250,7 @@ class _Tile:
         tile, sums = self.tile, self.sums
         if self.access.dot.apart:
             tile = Tile(tile.rows, tile.columns, lanes)
-            sums = joined(self.code, sums, lanes)
+            sums = self.access.apart.joined(self.code, sums, lanes)
         drain(self.code, tile, sums, self._finish, self.access.epilogue_size)
 
     def _start(self, column: Expr) -> Expr:
@@ -374,7 +375,7 @@ class _Tile:
                 base = k * self.tile.width + v * lanes
                 if dot.apart:
                     words = tirx.BufferLoad(weights, [tirx.Ramp(base, as_index(1), lanes)])
-                    add_apart(self.code, dot, sums, (place, v * lanes), element, words)
+                    self.access.apart.add(self.code, sums, (place, v * lanes), element, words)
                 else:
                     with self.code.vector("lane", lanes) as lane:
                         at = (place, v * lanes + lane)
