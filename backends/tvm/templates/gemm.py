@@ -38,7 +38,6 @@ from optc.backends.tvm.templates.tile import (
     broadcasts_lanes,
     drain,
     register_rows,
-    ways,
 )
 from optc.ir.ops import Linear, MatMul
 
@@ -57,7 +56,7 @@ class Gemm:
     """Template of products with constant weights."""
 
     name: str = "gemm"
-    version: int = 2
+    version: int = 3
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around one `linear` or `matmul` whose right side is a constant matrix."""
@@ -82,7 +81,7 @@ class GemmPlan:
     """A product of M x K by K x N, where M counts all leading axes of the left side."""
 
     task: Fused
-    template: str = "gemm/2"
+    template: str = "gemm/3"
 
     @property
     def product(self) -> Product:
@@ -190,7 +189,7 @@ class GemmPlan:
         """
         if self.shape.strips(knobs) > 1 or not self._is_streamed:
             return 0
-        steps = max(knobs.unroll, ways(knobs.rows * knobs.vectors, self.steps))
+        steps = self.shape.block(knobs.rows * knobs.vectors, knobs.unroll)
         lanes = self.task.problem.target.lanes(self.product.dtype)
         return max(1, steps * knobs.vectors * lanes // self.line)
 
@@ -221,7 +220,7 @@ class GemmPlan:
         return min(_MOST_FETCHES, math.ceil(lines / (strips * steps)))
 
     def cycles(self, knobs: GemmKnobs) -> float:
-        """Estimated cycles of the slowest thread."""
+        """Estimated cycles until the last thread is done."""
         return self.shape.cycles(knobs)
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
@@ -260,11 +259,12 @@ class _Emission:
         short, tall = divmod(product.m, tiles)
         full, rest = divmod(product.n, self.pack.width)
         panels = full + (rest > 0)
-        parts, cycles = self.knobs.parts, self.plan.cycles(self.knobs)
+        parts = self.knobs.parts
         if parts > 1:
             kind = tvm_dtype(self.dot.sum)
             self.parts = Parts.of(code, parts, product.m, product.n, kind, self.lanes)
-        with code.shared("item", parts * panels * tiles, cycles) as item:
+        deal = code.parallel if self.plan.shape.is_shared(self.knobs) else code.independent
+        with deal("item", parts * panels * tiles) as item:
             part, item = part_of(code, item, parts, panels * tiles)
             turn, strip = self._place(item, panels, tiles)
             panel = code.bind(self._panel(turn), "panel")
@@ -324,7 +324,7 @@ class _Emission:
 
     def along(self, start: Expr, tile: Tile) -> Callable[[Expr], None]:
         """Asks for what this panel comes to soon."""
-        steps = max(self.knobs.unroll, ways(tile.rows * tile.vectors, self.steps))
+        steps = self.plan.shape.block(tile.rows * tile.vectors, self.knobs.unroll)
         ahead = _STREAM_AHEAD * self.plan.line // LINE
 
         def fetch(block: Expr) -> None:
@@ -359,6 +359,7 @@ class _Emission:
             by_lanes=load if broadcasts_lanes(self.target) else None,
             ahead=ahead,
             start=origin if words.origin else None,
+            room=self.plan.shape.room,
         )  # fmt: skip
         if self.parts:
             keep = self.parts.keep(part, row, panel * self.pack.width)

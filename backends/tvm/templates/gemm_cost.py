@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 from optc.backends.tvm.templates.dot import Dot
-from optc.backends.tvm.templates.tile import rows_without_conflict, tile_cycles
+from optc.backends.tvm.templates.loops import FORK_CYCLES
+from optc.backends.tvm.templates.tile import block_of, rows_without_conflict, tile_cycles, ways
 from optc.ir.targets.target import Target
 
 LINE = 64  # bytes of a cache line
@@ -22,6 +23,8 @@ _LOAD = 0.25  # of a load beside a multiply-add, though two of each start in a c
 _ADDED_UP = 2  # cycles to store and add up a vector, beside one for each part
 _STREAMED = 1.5  # times what the second-level caches hold: weights of so much come from far away
 _CUT_STREAMS = 1.1  # these bind, and each core then goes through all panels: measured on GPT-2
+_WAKING = 650.0  # cycles until threads run, and one knows that they are done
+_WORTH_WAKING = 450.0  # cycles to save for each of them
 _CROWDED = 1.03  # all registers are taken: LLVM spills some now and then
 _CASES = 1.03  # strips of two heights are two cases in the code
 
@@ -69,6 +72,15 @@ class GemmShape:
         """Bytes of the second-level cache."""
         return self.target.cache("l2", 1 << 18)
 
+    @property
+    def room(self) -> int:
+        """Registers for several sums of a result: weights and rows' elements need some, too."""
+        return self.target.vector_registers // 2
+
+    def block(self, sums: int, unroll: int) -> int:
+        """Steps of K that an iteration with so many results takes."""
+        return block_of(unroll, ways(sums, self.steps, self.dot.latency, self.room))
+
     def strips(self, knobs: GemmKnobs) -> int:
         """Strips of rows."""
         return -(-self.m // knobs.rows)
@@ -110,27 +122,36 @@ class GemmShape:
         return self.m * self.n * self.dot.sum.bits / 8
 
     def cycles(self, knobs: GemmKnobs) -> float:
-        """Estimated cycles of the slowest thread."""
+        """Estimated cycles until the last thread is done."""
+        if self.is_shared(knobs):
+            return self._shared(knobs) + _WAKING
+        return self._work(knobs) + self._far_cycles(knobs, 1)
+
+    def is_shared(self, knobs: GemmKnobs) -> bool:
+        """Whether threads share the items: what is saved outweighs waking them.
+
+        By weights that come from afar, as in a model; or, far beyond what waking takes, by nothing
+        but the multiply-adds.
+        """
+        busy = self.m * -(-self.n // self.lanes) * self.steps * self.dot.cost / 2
+        saved = busy * (1 - self._slowest_share(knobs))
+        return self._shared(knobs) > FORK_CYCLES or saved > _WORTH_WAKING * self.target.cores
+
+    def _shared(self, knobs: GemmKnobs) -> float:
+        """Cycles of the slowest thread."""
+        work = self._work(knobs) + self._far_cycles(knobs, self.target.cores)
+        return work * self._slowest_share(knobs)
+
+    def _work(self, knobs: GemmKnobs) -> float:
+        """Cycles of all threads together, with weights no further than the second-level cache."""
         strips, vectors = self.strips(knobs), -(-self.n // self.lanes)
-        panels = -(-vectors // knobs.vectors)
-        rows, width = self.m / strips, vectors / panels
+        rows = self.m / strips
         if self.dot.pairs:
             rows = 2.0 * math.ceil(rows / 2)
-        fused = self.target.fma or bool(self.dot.intrinsic)
-        steps = self.steps / knobs.parts
-        tile = tile_cycles(rows, width, steps, self.dot.cost, fused)
-        work = tile * panels * strips * knobs.parts
-        # The second-level cache gives a panel and the rows for the first strip, and for every strip
-        # anew when the first cache does not keep them.
-        kept = 2 * self.panel_bytes(knobs.vectors) <= self.target.cache("l1", 1 << 15)
-        share = 1 / strips if kept else 1.0
-        lines = (width * self.lanes + rows) / self.line
-        streamed = max(work, _LINE_CYCLES * lines * self.steps * panels * strips)
-        work += share * (streamed - work)
-        if knobs.rows > self.apart:
-            # Every element of a row is fetched again, with its cache line, at every step.
-            work += rows * self.steps * panels * strips
-        work *= 1 + _LOAD * (rows + width) / (rows * width)
+        full, rest = divmod(vectors, knobs.vectors)
+        work = full * self._strips_of_panel(knobs, rows, knobs.vectors)
+        if rest:
+            work += self._strips_of_panel(knobs, rows, rest)
         if self.m % strips:
             work *= _CASES
         if self.is_crowded(knobs):
@@ -139,27 +160,52 @@ class GemmShape:
             work += (knobs.parts + _ADDED_UP) * self.m * vectors
             if self.weight_bytes > _STREAMED * self.target.cores * self.middle:
                 work *= _CUT_STREAMS
-        work += _EXPOSED * _FAR_LINE_CYCLES * self._far_bytes(knobs, panels) / LINE
-        return work * self._slowest_share(knobs, panels)
+        return work
 
-    def _far_bytes(self, knobs: GemmKnobs, panels: int) -> float:
-        """What comes from beyond the second-level cache, for all threads together."""
+    def _strips_of_panel(self, knobs: GemmKnobs, rows: float, width: int) -> float:
+        """Cycles of a panel of `width` vectors, all strips of it."""
+        strips, dot = self.strips(knobs), self.dot
+        fused = self.target.fma or bool(dot.intrinsic)
+        steps = self.steps / knobs.parts
+        tile = tile_cycles(rows, width, steps, dot.cost, fused, dot.latency, self.room)
+        work = tile * strips * knobs.parts
+        # The second-level cache gives a panel and the rows for the first strip, and for every strip
+        # anew when the first cache does not keep them; nothing when that keeps all weights.
+        near = self.target.cache("l1", 1 << 15)
+        share = 1.0
+        if self.weight_bytes < near:
+            share = 0.0
+        elif 2 * self.panel_bytes(knobs.vectors) <= near:
+            share = 1 / strips
+        lines = (width * self.lanes + rows) / self.line
+        streamed = max(work, _LINE_CYCLES * lines * self.steps * strips)
+        work += share * (streamed - work)
+        if knobs.rows > self.apart:
+            # Every element of a row is fetched again, with its cache line, at every step.
+            work += rows * self.steps * strips
+        return work * (1 + _LOAD * (rows + width) / (rows * width))
+
+    def _far_cycles(self, knobs: GemmKnobs, cores: int) -> float:
+        """Cycles that wait for what comes from beyond the second-level cache, for all `cores`."""
+        return _EXPOSED * _FAR_LINE_CYCLES * self._far_bytes(knobs, cores) / LINE
+
+    def _far_bytes(self, knobs: GemmKnobs, cores: int) -> float:
         blocks, left = knobs.blocks, float(self.m * self.left_row)
         weights = self.weight_bytes * (blocks if self.weight_bytes > _KEPT * self.middle else 1)
         if knobs.parts > 1:
             return weights + left + (knobs.parts - 1) * self._result_bytes
         if left / blocks + self.panel_bytes(knobs.vectors) > 0.75 * self.middle:
-            return weights + left * panels
-        return weights + left * (self.target.cores if blocks == 1 else 1)
+            return weights + left * -(-self.n // (knobs.vectors * self.lanes))
+        return weights + left * (cores if blocks == 1 else 1)
 
-    def _slowest_share(self, knobs: GemmKnobs, panels: int) -> float:
+    def _slowest_share(self, knobs: GemmKnobs) -> float:
         """The part of the work that one thread gets at most: items are dealt in equal stretches."""
         strips, cores = self.strips(knobs), self.target.cores
-        items = panels * strips * knobs.parts
+        full, rest = divmod(-(-self.n // self.lanes), knobs.vectors)
+        items = (full + (rest > 0)) * strips * knobs.parts
         stretch = -(-items // cores)
         if knobs.blocks > 1 or knobs.parts > 1:
             return stretch / items
-        full, rest = divmod(-(-self.n // self.lanes), knobs.vectors)
         wide = full * strips  # items of full panels, which come first
         most = max(
             _within(start, start + stretch, wide) * knobs.vectors

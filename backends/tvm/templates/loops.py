@@ -130,7 +130,11 @@ class Code:
     def shared(self, name: str, extent: int, cycles: float):  # type: ignore[no-untyped-def]
         """A loop that is parallel if its work outweighs waking the threads."""
         if cycles > FORK_CYCLES:
-            return self.loop(name, extent, ForKind.PARALLEL)
+            return self.parallel(name, extent)
+        return self.independent(name, extent)
+
+    def independent(self, name: str, extent: int):  # type: ignore[no-untyped-def]
+        """A serial loop whose iterations may run in any order."""
         return self.loop(name, extent, annotations={INDEPENDENT: True})
 
     def unrolled(self, name: str, extent: int):  # type: ignore[no-untyped-def]

@@ -30,7 +30,9 @@ FLOATS = Dot(DType.F32, DType.F32, DType.F32)
 # Epilogues of more operations per element run as a loop over rows: unrolled they would swell code.
 _UNROLLED_EPILOGUE = 4
 _STARTED = 5.3  # of those instructions in a cycle, measured on Zen 5
-_BUSY_SUMS = 8  # additions in flight that keep two units busy for four cycles
+_UNITS = 2  # that multiply and add
+_ROOM = 8  # registers for several sums of a result, where there are sixteen in all
+_STEPS_OF_A_SUM = 4  # fewer are not worth adding up several sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +101,50 @@ def rows_without_conflict(target: Target, stride: int) -> int:
 
 
 def tile_cycles(
-    rows: float, vectors: float, steps: float, cost: float = 1.0, fused: bool = True
+    rows: float,
+    vectors: float,
+    steps: float,
+    cost: float = 1.0,
+    fused: bool = True,
+    latency: int = FLOATS.latency,
+    room: int = _ROOM,
 ) -> float:
     """Estimated cycles of one tile: two multiply-adds and two loads start per cycle.
 
     A step's product costs as much as `cost` multiply-adds. Not `fused`, it is a copy or a
     load, a product and an addition, and a broadcast is a copy and a shuffle.
 
-    A sum that is added to every cycle waits for its last addition, four cycles; small tiles keep
-    several sums. Starting and finishing a tile costs some dozens of cycles.
+    A sum that is added to every cycle waits for its last addition, `latency` cycles; small tiles
+    keep several sums, in `room` registers. Starting and finishing a tile costs some dozens of
+    cycles.
     """
     sums = rows * vectors
-    step = max(sums * cost / 2, (rows + vectors) / 2, 4.0 / ways(sums, steps))
+    count = ways(sums, steps, latency, room)
+    step = max(sums * cost / _UNITS, (rows + vectors) / 2, latency / count)
     if not fused:
         step = max(step, (3 * sums * cost + 2 * rows) / _STARTED)
     return step * steps + 3 * rows * vectors + 40
 
 
-def ways(sums: float, steps: float) -> int:
-    """Sums to keep for each result, so that additions need not wait: two units, four cycles."""
-    count = 1
-    while sums * count * 2 <= _BUSY_SUMS and steps >= 8 * count:
-        count *= 2
-    return count
+def ways(sums: float, steps: float, latency: int = FLOATS.latency, room: int = _ROOM) -> int:
+    """Sums to keep for each result, so that additions need not wait; all of them in `room`.
+
+    As many as keep the units busy, and a few more if these divide the steps: what remains behind
+    the loop is code of its own.
+    """
+    busy = _UNITS * latency
+    most = int(min(room, busy * 3 // 2) / sums)
+    if sums >= busy or most < 2:
+        return 1
+    fewest = min(most, math.ceil(busy / sums))
+    count = next((n for n in range(fewest, most + 1) if steps % n == 0), fewest)
+    few = max(1, int(steps) // _STEPS_OF_A_SUM)
+    return count if count <= few else 1 << (few.bit_length() - 1)
+
+
+def block_of(unroll: int, count: int) -> int:
+    """Steps of an iteration that goes `count` ways: `unroll` of them, or as many as are even."""
+    return -(-unroll // count) * count
 
 
 def accumulate(
@@ -136,16 +159,18 @@ def accumulate(
     by_lanes: Callable[[Buffer, int, Expr], None] | None = None,
     ahead: Callable[[Expr], None] | None = None,
     start: Callable[[Expr], Expr] | None = None,
+    room: int = _ROOM,
 ) -> Buffer:
     """Sums over 0 <= k < extent of left(row, k) times right(k, column), in registers.
 
     Both give words, which `dot` multiplies and adds. `right` may be asked for columns beyond the
     last if it is `padded`. `by_lanes(buffer, row, k)` fills a buffer with a row's next words.
     `ahead(i)` is called in the i-th block of `unroll` steps. A column's sums start at
-    `start(column)`, or 0. Answers with the tile's sums, shape (rows, width): every index into them
-    must be constant after unrolling.
+    `start(column)`, or 0. Small tiles may keep several sums of a result in `room` registers.
+    Answers with the tile's sums, shape (rows, width): every index into them must be constant after
+    unrolling.
     """
-    sums = _Accumulation(code, tile, left, right, dot, padded, by_lanes, ahead, start)
+    sums = _Accumulation(code, tile, left, right, dot, padded, by_lanes, ahead, start, room)
     return sums.run(extent, unroll)
 
 
@@ -160,6 +185,7 @@ class _Accumulation:
     by_lanes: Callable[[Buffer, int, Expr], None] | None
     ahead: Callable[[Expr], None] | None
     start: Callable[[Expr], Expr] | None
+    room: int
 
     @property
     def dtype(self) -> str:
@@ -170,8 +196,8 @@ class _Accumulation:
         if self.dot.pairs:
             return self._by_pairs(extent // 2, max(1, unroll // 2))
         code, tile = self.code, self.tile
-        count = ways(tile.rows * tile.vectors, extent)
-        unroll = max(unroll, count)
+        count = ways(tile.rows * tile.vectors, extent, self.dot.latency, self.room)
+        unroll = block_of(unroll, count)
         shape = (tile.rows, tile.width)
         sums = [code.scratch("sums", shape, self.dtype) for _ in range(count)]
         for number, each in enumerate(sums):
