@@ -1,5 +1,7 @@
 """Exit heads fitted on calibration features: logistic for few classes, least squares for many.
 
+How strongly weights are held down is in `fitting.py`.
+
 Nothing is back-propagated through the model. With labels a head learns labels; without them it
 learns what the whole model answers, as a distilled head does (Phuong and Lampert 2019).
 """
@@ -17,11 +19,19 @@ from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.ops import AdaptiveAvgPool, Linear, ReduceMean, Reshape, Slice, ew
+from optc.passes.early_exit.fitting import (
+    Scale,
+    best_fit,
+    least_squares,
+    log_losses,
+    log_softmax,
+    logistic,
+    squared_losses,
+)
 
 Array = NDArray[Any]
 FEW = 100  # classes: with more, the head is the least-squares fit of the model's scores
 WIDEST = 1024  # features of a head that keeps some of an image's layout
-PENALTY = 1e-3  # on squared weights of standardized features
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +99,14 @@ def fit_head(features: Array, labels: Array | None, scores: Array) -> Head:
     x = features.astype(np.float64)
     if not np.isfinite(x).all() or not np.isfinite(scores).all():
         raise ValueError("a feature is not finite")
-    middle, spread = x.mean(0), x.std(0)
-    spread[spread < 1e-12] = 1.0
-    x = (x - middle) / spread
-    classes = scores.shape[-1]
-    if classes > FEW:
-        weight, bias = _least_squares(x, scores.astype(np.float64))
+    scale = Scale.of(x)
+    if scores.shape[-1] > FEW:
+        fit = best_fit(scale(x), scores.astype(np.float64), least_squares, squared_losses)
     else:
-        weight, bias = _logistic(x, _targets(labels, scores), classes)
-    weight = weight / spread
-    return Head(weight.astype(np.float32), (bias - weight @ middle).astype(np.float32))
+        fit = best_fit(scale(x), _targets(labels, scores), logistic, log_losses)
+    weight = fit.weight / scale.spread
+    bias = fit.bias - weight @ scale.middle
+    return Head(weight.astype(np.float32), bias.astype(np.float32))
 
 
 def fit_temperature(scores: Array, labels: Array | None, original: Array) -> float:
@@ -109,7 +117,7 @@ def fit_temperature(scores: Array, labels: Array | None, original: Array) -> flo
 
     def loss(log_temperature: float) -> float:
         x = scores.astype(np.float64) / np.exp(log_temperature)
-        return float(-(targets * _log_softmax(x)).sum(1).mean())
+        return float(-(targets * log_softmax(x)).sum(1).mean())
 
     found = optimize.minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
     return float(f"{np.exp(found.x):.2g}")  # more digits would only be noise
@@ -118,39 +126,10 @@ def fit_temperature(scores: Array, labels: Array | None, original: Array) -> flo
 def _targets(labels: Array | None, scores: Array) -> NDArray[np.float64]:
     """Probabilities [samples, classes] to learn; rows of labels that do not count are zero."""
     if labels is None:
-        found: NDArray[np.float64] = np.exp(_log_softmax(scores.astype(np.float64)))
+        found: NDArray[np.float64] = np.exp(log_softmax(scores.astype(np.float64)))
         return found
     numbers = labels.reshape(-1).astype(np.int64)
     targets = np.zeros((len(numbers), scores.shape[-1]))
     counts = (numbers >= 0) & (numbers < scores.shape[-1])
     targets[np.flatnonzero(counts), numbers[counts]] = 1.0
     return targets
-
-
-def _logistic(x: Array, targets: Array, classes: int) -> tuple[Array, Array]:
-    """Multinomial logistic regression by L-BFGS."""
-    width = x.shape[1]
-
-    def loss(flat: Array) -> tuple[float, Array]:
-        weight, bias = flat[: classes * width].reshape(classes, width), flat[classes * width :]
-        logs = _log_softmax(x @ weight.T + bias)
-        wrong = (np.exp(logs) * targets.sum(1, keepdims=True) - targets) / len(x)
-        value = -(targets * logs).sum() / len(x) + PENALTY / 2 * (weight**2).sum()
-        slopes = (wrong.T @ x + PENALTY * weight).reshape(-1)
-        return float(value), np.concatenate([slopes, wrong.sum(0)])
-
-    start = np.zeros(classes * (width + 1))
-    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 300})
-    return found.x[: classes * width].reshape(classes, width), found.x[classes * width :]
-
-
-def _least_squares(x: Array, scores: Array) -> tuple[Array, Array]:
-    middle = scores.mean(0)
-    gram = x.T @ x + PENALTY * len(x) * np.eye(x.shape[1])
-    return np.linalg.solve(gram, x.T @ (scores - middle)).T, middle
-
-
-def _log_softmax(x: Array) -> Array:
-    top = x.max(-1, keepdims=True)
-    found: Array = x - top - np.log(np.exp(x - top).sum(-1, keepdims=True))
-    return found

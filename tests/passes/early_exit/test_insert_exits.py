@@ -142,8 +142,7 @@ def test_the_artifact_decides_as_the_reference_does_and_counts(tmp_path: Path) -
         for x in digits()[1]["x"][:150, None]:
             taken, answer = outputs(strict, x)
             before = artifact.exit_runs()[exit.condition]
-            # A fitted head may have large weights: rounding counts beside the largest score.
-            assert np.allclose(artifact(x), answer, atol=1e-4 * max(1.0, float(abs(answer).max())))
+            assert np.allclose(artifact(x), answer, atol=1e-4)
             assert artifact.exit_runs()[exit.condition] - before == (taken == exit.condition)
             seen[taken] += 1
         assert min(seen.values()) > 0
@@ -154,7 +153,7 @@ def test_the_artifact_decides_as_the_reference_does_and_counts(tmp_path: Path) -
         artifact.reset()  # which leaves parameters alone
         x = digits()[1]["x"][:1]
         answer = outputs(module, x)[1]
-        assert np.allclose(artifact(x), answer, atol=1e-4 * max(1.0, float(abs(answer).max())))
+        assert np.allclose(artifact(x), answer, atol=1e-4)
         assert artifact.exit_runs()[exit.condition] == seen[exit.condition]
     assert built.quality is not None
     assert built.quality.exits["end"] + built.quality.exits[exit.condition] > 0
