@@ -173,6 +173,9 @@ def compile_module(
         )
     program, fit = _fitted(program, options)
     of_data = evidence.diagnostics if evidence else ()
+    if options.data is not None and original is None:  # else choosing between models spends it
+        chosen = () if options.exact else options.pipeline.passes
+        of_data = (*of_data, *options.data.unspent(chosen))
     diagnostics = (*of_data, *context.diagnostics, *builder.diagnostics)
     quality = _measure(evidence, lowered, program, options, clock) if evidence else None
     timings = None

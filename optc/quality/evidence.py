@@ -23,6 +23,7 @@ from optc.exits import counted
 from optc.ir.diagnostics import Diagnostic, OptcError, Severity, error
 from optc.ir.module import Module
 from optc.ir.structural import module_digest
+from optc.passes.base import Effect, Pass
 from optc.passes.calibration import Batch, Calibration
 from optc.passes.quality import Difference, Part, Verdict
 from optc.quality.choose import check_metric, choose_metric, without_labels
@@ -64,6 +65,19 @@ class DataRequest:
     calibration: int = 3
     calibration_data: Given | None = None
     calibration_labels: str | None = None
+
+    def unspent(self, passes: Sequence[Pass]) -> tuple[Diagnostic, ...]:
+        """W0754 where there is a budget that none of the passes asked for spends."""
+        if self.budget is None or any(step.effect is Effect.LOSSY for step in passes):
+            return ()
+        finding = Diagnostic(
+            "W0754",
+            f"nothing spends --accuracy-drop {100 * self.budget:g}%: no pass of this compilation "
+            "changes what the model computes",
+            Severity.WARNING,
+            help="-p assign-precision",
+        )
+        return (finding,)
 
 
 @dataclass(frozen=True, slots=True)

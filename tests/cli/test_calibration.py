@@ -97,3 +97,13 @@ def test_bad_input(optc: Optc, here: None, arguments: list[str], code: str, word
     assert (result.code, result.diagnostics) == (1, [code])
     assert words in result.err
     assert not Path("o").exists()
+
+
+def test_a_budget_that_nothing_spends(optc: Optc, here: None) -> None:
+    """Who allows a loss expects something for it."""
+    plain = ("compile", "m.optc", "-o", "o", "--no-bench", "--data", "calib.npz")
+    result = optc(*plain, "--accuracy-drop", "100%")
+    assert (result.code, result.diagnostics) == (0, ["W0754"])
+    assert "help: -p assign-precision" in result.err
+    spent = optc(*plain, "--accuracy-drop", "100%", "-p", "quantize-weights")
+    assert (spent.code, spent.diagnostics) == (0, [])
