@@ -16,6 +16,7 @@ FLAGS = (
     "--iree-llvmcpu-target-cpu=host",
     "--iree-opt-level=O3",
     "--iree-opt-data-tiling",
+    "--iree-llvmcpu-stack-allocation-limit=262144",  # attention of DeiT does not compile with 32 kB
 )
 
 
