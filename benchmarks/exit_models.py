@@ -34,6 +34,7 @@ from benchmarks.models.exiting import (
 from optc.contexts import pass_context
 from optc.data.dataset import open_dataset
 from optc.exits import END
+from optc.ir.diagnostics import OptcError
 from optc.ir.module import Module
 from optc.ir.targets.find import find_target
 from optc.passes.base import run_passes
@@ -137,12 +138,19 @@ def route(
         raised = run_passes(module, (*CANONICALIZE, *RAISE), context)
         for text in passes:
             small = (*Pipeline.parse(text).passes, RouteTo(module, output), *LOWER)
-            optc.compile(run_passes(raised, small, context), target, out=kept / _folder_of(text))
+            try:
+                routed = run_passes(raised, small, context)
+            except OptcError as refused:
+                print(f"<!-- {text}: {refused} -->", flush=True)
+                continue
+            optc.compile(routed, target, out=kept / _folder_of(text))
             said = [item.message for item in context.diagnostics if item.code == "N0340"]
             print(f"<!-- {said[-1]} -->", flush=True)
     batches = open_dataset(data, ports_of(module.inputs)).part(Part.HELD_OUT)
     with optc.load(kept / "large") as large:
         for text in passes:
+            if not (kept / _folder_of(text)).exists():
+                continue
             with optc.load(kept / _folder_of(text)) as artifact:
                 print(row(name, f"small: `{text}`", "energy", large, artifact, batches, output))
 
