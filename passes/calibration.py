@@ -22,6 +22,12 @@ Array = NDArray[Any]
 BINS = 8192  # of a histogram: a percentile is right to 1/2048 of the largest magnitude or better
 
 
+def spread_calls(total: int, calls: int) -> tuple[int, ...]:
+    """Numbers of at most `calls` of `total` calls, evenly, as data is often sorted; 0: all."""
+    places = np.linspace(0, total - 1, min(calls or total, total)).round().astype(int)
+    return tuple(places.tolist())
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One call's worth of samples, in the storage of the ports' dtypes.
@@ -124,6 +130,9 @@ class Walk(Protocol):
     def replace(self, node: Node, new: Node, constants: Mapping[Value, Constant]) -> None:
         """Put another node, with new constants, in the place of one that has not run yet."""
 
+    def fork(self) -> Walk:
+        """A walk from here on that goes its own way; what there is is shared, not copied."""
+
 
 class Calibration(Protocol):
     """Answers about a module on the calibration part. Values are those of the module's graphs."""
@@ -148,8 +157,10 @@ class Calibration(Protocol):
         `calls` are at most so many, spread over the part (0: all).
         """
 
-    def walk(self, module: Module, keep: Collection[Value] = (), calls: int = 0) -> Walk | None:
-        """A walk over at most `calls` calls, spread over the part (0: all).
+    def walk(
+        self, module: Module, keep: Collection[Value] = (), calls: int | Collection[int] = 0
+    ) -> Walk | None:
+        """A walk over at most `calls` calls, spread over the part (0: all), or over those numbers.
 
         None where the module is more than one graph that runs once.
         """

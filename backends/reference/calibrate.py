@@ -27,7 +27,7 @@ from optc.ir.graph import Value
 from optc.ir.module import Module, Run
 from optc.ir.output import replace_file
 from optc.ir.structural import module_digest
-from optc.passes.calibration import Array, Batch, Batches, Importance, Statistics
+from optc.passes.calibration import Array, Batch, Batches, Importance, Statistics, spread_calls
 
 FORMAT = 1  # of the kept answers
 
@@ -66,19 +66,19 @@ class ReferenceCalibration:
                 see({value: array[call] for value, array in found.items()})
 
     def walk(
-        self, module: Module, keep: Collection[Value] = (), calls: int = 0
+        self, module: Module, keep: Collection[Value] = (), calls: int | Collection[int] = 0
     ) -> ReferenceWalk | None:
         """Calls are spread evenly, as data is often sorted."""
         steps = module.flow.steps
         if len(steps) != 1 or not isinstance(steps[0], Run):
             return None
         total = self._batches.calls
-        return ReferenceWalk(module, self._some(calls), min(calls or total, total), keep)
+        chosen = set(spread_calls(total, calls) if isinstance(calls, int) else calls)
+        batches = (batch for number, batch in enumerate(self._batches) if number in chosen)
+        return ReferenceWalk(module, batches, len(chosen), keep)
 
     def _some(self, calls: int) -> Iterator[Batch]:
-        """At most so many calls, spread evenly, as data is often sorted; 0: all."""
-        total = self._batches.calls
-        chosen = set(np.linspace(0, total - 1, min(calls or total, total)).round().astype(int))
+        chosen = set(spread_calls(self._batches.calls, calls))
         return (batch for number, batch in enumerate(self._batches) if number in chosen)
 
     def statistics(

@@ -6,6 +6,7 @@ call. Values of all calls lie in temporary files, from their node to their last 
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import count
@@ -97,6 +98,14 @@ class ReferenceWalk:
         self._constants.update(constants)
         self._last |= {value: index for value in new.inputs if value not in self._last}
 
+    def fork(self) -> ReferenceWalk:
+        """Files of values that both have stay readable, as they are mapped, until both let go."""
+        other = copy.copy(self)
+        other._nodes, other._constants = list(self._nodes), dict(self._constants)
+        other._values, other._files = dict(self._values), dict(self._files)
+        other._keep, other._last = set(self._keep), dict(self._last)
+        return other
+
     def _run(self, node: Node) -> Iterator[tuple[int, list[torch.Tensor]]]:
         """Outputs [calls, *shape] of some calls at a time, and the number of the first."""
         fixed = {v: to_tensor(self._constants[v]) for v in node.inputs if v in self._constants}
@@ -133,4 +142,4 @@ class ReferenceWalk:
         self._values.pop(value, None)
         path = self._files.pop(value, None)
         if path is not None:
-            path.unlink()
+            path.unlink(missing_ok=True)
