@@ -21,7 +21,7 @@ import torch
 
 import optc
 from benchmarks import mixed_precision, together
-from benchmarks.together import BOTH, F32, Setting, variants_of
+from benchmarks.together import BOTH, F32, FEWER, Setting, variants_of
 from benchmarks.variants import (
     Facts,
     Subject,
@@ -76,6 +76,7 @@ MODELS: Mapping[str, Model] = {
             BOTH,
             "16MB",
             200,
+            options=FEWER,
         ),
         partial(carried, mixed_precision.photos),
     ),
@@ -87,6 +88,7 @@ MODELS: Mapping[str, Model] = {
             BOTH,
             "10MB",
             100,
+            options=FEWER,
         ),
         partial(carried, mixed_precision.text_lines),
     ),

@@ -98,7 +98,11 @@ def test_a_table_has_each_model_beside_its_plain_artifact(tmp_path: Path) -> Non
         replace(FACTS, variant=variant).write(tmp_path / "photos" / variant.key / "facts.json")
     write_times(model.variants, [TIME] * len(model.variants), tmp_path / "photos")
     rows = list(families.rows("Precision", tmp_path))
-    assert [row[1] for row in rows] == ["f32", "`quantize`", "`assign-precision`"]
+    assert [row[1] for row in rows] == [
+        "f32",
+        "`quantize`",
+        f"`assign-precision{model.way.options}`",
+    ]
     assert {len(row) for row in rows} == {len(families.HEADS)}
     assert rows[0][2:4] == ["90.00 (88.00 to 92.00)", "+1.20 (+0.50 to +1.90)"]
     assert not list(families.rows("Early exits", tmp_path))
@@ -114,7 +118,7 @@ def test_every_family_is_alone_and_in_the_whole() -> None:
             whole = way.whole(precision)
             assert whole.memory == together.MEMORY
             assert whole.passes.startswith(f"{way.prune},insert-exits{{n=2,share=")
-            assert whole.passes.endswith(f",{precision.value}")
+            assert whole.passes.endswith(f",{way.narrowed(precision)}")
 
 
 def test_what_a_model_has_no_use_for_is_no_variant() -> None:
@@ -122,5 +126,5 @@ def test_what_a_model_has_no_use_for_is_no_variant() -> None:
     assert not way.families["Early exits"]
     assert [v.passes for v in way.families["Together"]] == [
         f"{way.prune},quantize",
-        f"{way.prune},assign-precision",
+        f"{way.prune},assign-precision{way.options}",
     ]
