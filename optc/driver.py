@@ -54,8 +54,9 @@ class Options:
     `data` is what passes may learn from, and what the artifact is judged on. `memory` is a budget
     in bytes: weights are streamed where that makes the artifact fit. With `judge_passes` each lossy
     pass is judged on some calibration data, to say whether it paid; with `measure_passes` it is
-    timed as well, where this machine is the target. With `exact`, or a budget of memory,
-    convolutions keep to their definition: Winograd's way rounds differently and has larger weights.
+    timed as well, where this machine is the target. With `exact`, a budget of memory, or a pass
+    that is to save bytes, convolutions keep to their definition: Winograd's way rounds differently
+    and has larger weights.
     """
 
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -71,7 +72,7 @@ class Options:
 
     def machine(self, target: Target) -> Target:
         """The machine as kernels are built for it."""
-        plain = self.exact or self.memory is not None
+        plain = self.exact or self.memory is not None or self.pipeline.saves_bytes
         return replace(target, winograd=False) if plain else target
 
 
@@ -137,6 +138,7 @@ def compile_module(
     """
     from optc.backends.aot.package import write_artifact
     from optc.backends.assemble import assemble
+    from optc.backends.grown import growths, told
     from optc.backends.tvm.builder import kernel_builder
     from optc.measured_passes import Milestones, Trial, building_once
     from optc.report.html import render
@@ -171,12 +173,14 @@ def compile_module(
                 **{key: text for plan in context.exits for key, text in plan.metadata().items()},
             },
         )
-    program, fit = _fitted(program, options)
+    growth = growths(lowered, build)
+    program, fit = _fitted(told(program, growth), options)
     of_data = evidence.diagnostics if evidence else ()
     if options.data is not None and original is None:  # else choosing between models spends it
         chosen = () if options.exact else options.pipeline.passes
         of_data = (*of_data, *options.data.unspent(chosen))
-    diagnostics = (*of_data, *context.diagnostics, *builder.diagnostics)
+    of_weights = [layer.remark() for layer in growth]
+    diagnostics = (*of_data, *context.diagnostics, *of_weights, *builder.diagnostics)
     quality = _measure(evidence, lowered, program, options, clock) if evidence else None
     timings = None
     if options.measure_passes:

@@ -117,6 +117,11 @@ class Pass(ABC):
     effect: ClassVar[Effect]
     composite: ClassVar[bool] = False  # made of passes, which are observed and dropped one by one
 
+    @property
+    def saves_bytes(self) -> bool:
+        """Whether it is told to rather save bytes than time: kernels then do not undo it."""
+        return False
+
     @abstractmethod
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The transformed module; the same object when there was nothing to do."""

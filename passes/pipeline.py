@@ -28,6 +28,11 @@ class Pipeline(Pass):
     composite = True
     passes: tuple[Pass, ...] = ()
 
+    @property
+    def saves_bytes(self) -> bool:
+        """Whether one of them is told to."""
+        return any(step.saves_bytes for step in self.passes)
+
     def run(self, module: Module, ctx: PassContext) -> Module:
         """Run each pass, verifying after each."""
         return run_passes(module, self.passes, ctx)

@@ -76,6 +76,7 @@ def render(
         "stored_bytes": program.stored_bytes,
         "state_bytes": program.state_bytes,
         "peak_bytes": program.peak_bytes,
+        "winograd_bytes": int(program.metadata.get("winograd_bytes", 0)),
     }
     window = program.stream.window if program.stream is not None else 0
     drawn = MemoryMap.of(describe_memory(program), program.arena_bytes, window)

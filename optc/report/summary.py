@@ -34,12 +34,14 @@ def size_rows(before: ModuleFacts, after: ModuleFacts, memory: Mapping[str, int]
     """What does not depend on a clock: nodes, parameters, multiply-adds, bytes.
 
     `memory` has `arena_bytes`, `stored_bytes` (of weights, in their file), `state_bytes` and
-    `peak_bytes` of the artifact.
+    `peak_bytes` of the artifact, and where weights grew `winograd_bytes`.
     """
     yield Row("ops", count_text(len(before.nodes)), f"{count_text(len(after.nodes))} kernels")
     yield Row("parameters", count_text(before.parameters), count_text(after.parameters))
     yield Row("multiply-adds", count_text(before.macs), count_text(after.macs))
-    yield Row("weights", bytes_text(before.weight_bytes), bytes_text(memory["stored_bytes"]))
+    grown, stored = memory.get("winograd_bytes", 0), bytes_text(memory["stored_bytes"])
+    more = f", {bytes_text(grown)} of it by Winograd's filtering (winograd=off)" if grown else ""
+    yield Row("weights", bytes_text(before.weight_bytes), f"{stored}{more}")
     yield Row("activations", bytes_text(before.peak_bytes), bytes_text(memory["arena_bytes"]))
     if memory["state_bytes"]:
         state = sum(port.type.nbytes for port in before.states)
@@ -66,7 +68,9 @@ def closing_rows(
 ) -> Iterator[Row]:
     """The whole table: sizes, then what was measured in this run."""
     keys = ("arena_bytes", "stored_bytes", "state_bytes", "peak_bytes")
-    yield from size_rows(before, after, {key: int(manifest[key]) for key in keys})
+    memory = {key: int(manifest[key]) for key in keys}
+    grown = int(manifest.get("metadata", {}).get("winograd_bytes", 0))
+    yield from size_rows(before, after, {**memory, "winograd_bytes": grown})
     yield from budget_rows(fit)
     yield Row(
         "size on disk", "", bytes_text(sum(entry["bytes"] for entry in manifest["files"].values()))

@@ -59,6 +59,11 @@ class AssignPrecision(Pass):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
 
+    @property
+    def saves_bytes(self) -> bool:
+        """With `objective=size`."""
+        return self.objective is Objective.SIZE
+
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The module in mixed precision; the same where nothing pays or nothing holds the budget.
 

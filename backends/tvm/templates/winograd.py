@@ -41,7 +41,8 @@ from optc.ir.types import TensorType
 _MOST_VECTORS = 4
 _ROWS = 3  # heights of register tiles that are considered for each width
 _OFFERED, _ALIKE, _DIRECT = 12, 3, 3  # settings: in all, of one kind, and of the direct way
-_GAIN = 0.9  # of the direct way's time, from which rounding and larger weights are worth it
+_GAIN = 0.9  # of the direct way's time, from which rounding differently is worth it
+_SIZE = 0.04  # of the direct way's time: what weights that are larger by the direct way's cost
 _RIVAL = 1.3  # beyond it there is nothing to measure
 
 
@@ -142,9 +143,20 @@ class WinogradPlan:
         """Estimated cycles of the slowest thread."""
         return winograd_cycles(Tiling(self.shape, knobs), self.target, self.direct.lanes)
 
+    def price(self, knobs: WinogradKnobs) -> float:
+        """Cycles as a share of the direct way's, and what larger weights cost.
+
+        Tiles of 4x4 lay weights out four times as large, those of 2x2 not twice: where one is
+        hardly faster than the other, an artifact of half the size is worth more.
+        """
+        natural = self.node.inputs[1].type
+        pack = WinogradPack(knobs.height, knobs.width, knobs.vectors, self.direct.lanes)
+        growth = pack.type(natural).nbytes / max(natural.nbytes, 1) - 1
+        return self.cycles(knobs) / self.direct_cycles + _SIZE * growth
+
     @cached_property
     def settings(self) -> Sequence[WinogradKnobs]:
-        """Those of Winograd's way, the fewest cycles first."""
+        """Those of Winograd's way, the cheapest first."""
         most = min(_MOST_VECTORS, -(-self.shape.outputs // self.direct.lanes))
         # Tiles of one vector load as much as they multiply.
         vectors = range(min(2, most), most + 1)
@@ -155,7 +167,7 @@ class WinogradPlan:
             for count in vectors
             for knobs in self._blocks(WinogradKnobs(height, width, 1, 1, count, 1, Share.TILES))
         ]
-        return sorted(dict.fromkeys(found), key=self.cycles)
+        return sorted(dict.fromkeys(found), key=self.price)
 
     def _blocks(self, knobs: WinogradKnobs) -> Iterator[WinogradKnobs]:
         """Register tiles and blocks of them, of at most all tiles."""
@@ -193,7 +205,7 @@ class WinogradPlan:
     def candidates(self) -> Sequence[Knobs]:
         """Settings of both ways by rising estimates, those of one way in their own order."""
         mine, direct = self._distinct(), self.direct.candidates()[:_DIRECT]
-        wins = self.cycles(mine[0]) < _GAIN * self.direct_cycles
+        wins = self.price(mine[0]) < _GAIN
         first, second = (mine, direct) if wins else (direct, mine)
         return (*first[:1], *second[:1], *first[1:], *second[1:])
 
