@@ -65,7 +65,7 @@ class Depthwise:
     """Template of convolutions with as many groups as channels, in and out."""
 
     name: str = "depthwise"
-    version: int = 3
+    version: int = 4
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around one depthwise `conv` or `conv_transpose` with constant weights."""

@@ -33,7 +33,7 @@ class Pooling:
     """Template of pools over windows of one size."""
 
     name: str = "pool"
-    version: int = 2
+    version: int = 3
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around a `max_pool` or `avg_pool` with channels last; bytes only of max."""

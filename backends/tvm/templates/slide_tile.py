@@ -1,7 +1,8 @@
 """The register tile of a window that stays within its channel.
 
 The inputs of a row that the tile reads are loaded once and used by every position that reads them;
-a row of taps at a time, so that weights need one register each. Rows of a band are written out, and
+a tap at a time, so that weights need one register each, or, where positions move in steps and read
+more inputs than that leaves registers for, an input at a time. Rows of a band are written out, and
 taps outside the image are known and left out; other axes have loops with bounds.
 """
 
@@ -117,7 +118,7 @@ class SlideTile:
         """Every row that the band reads, with the rows of taps that meet it."""
         band = self.window.band
         if band is None or band.mask is None:
-            self._along(taps, self._pixels(place), 0, 0)
+            self._across([(0, taps)], self._pixels(place), 0)
             return
         phase = band.phase
         met: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -130,14 +131,35 @@ class SlideTile:
         at = self.window.top * phase.move + (phase.offset + nearest)
         pixels = self._pixels([*place, at])
         for distance in sorted(met):
-            for row, tap in met[distance]:
-                element = as_index(phase.kernel + tap * phase.stride)
-                step = (distance - nearest) * self.nest.image.steps[-3]
-                self._along([*taps, element], pixels, step, row)
+            step = (distance - nearest) * self.nest.image.steps[-3]
+            elements = [(row, phase.kernel + tap * phase.stride) for row, tap in met[distance]]
+            rows = [(row, [*taps, as_index(element)]) for row, element in elements]
+            self._across(rows, pixels, step)
 
     def _pixels(self, place: list[Expr]) -> Callable[[Expr], Expr]:
         column = self.left * self.phase.move + self.phase.offset
         return self.nest.image.window(self.code, [self.window.batch, *place, column, self.channel])
+
+    def _across(
+        self, rows: Sequence[tuple[int, list[Expr]]], pixels: Callable[[Expr], Expr], beyond: int
+    ) -> None:
+        """All rows of positions, each with its row of taps, that meet a row of inputs."""
+        met: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for tap, mask in enumerate(self.run.mask):
+            for position in (position for position, inside in enumerate(mask) if inside):
+                met[position * self.phase.move + tap * self.phase.gap].append((tap, position))
+        if self.phase.move == 1 or sum(map(len, met.values())) > _UNROLLED:
+            for row, taps in rows:
+                self._along(taps, pixels, beyond, row)
+            return
+        # Positions that move in steps meet more inputs than there are registers left: one by one.
+        kernel = self.nest.shape.kernel
+        flats = [(row, self.code.bind(_row_of(taps, kernel), "tap")) for row, taps in rows]
+        for column in sorted(met):
+            for row, flat in flats:
+                for tap, position in met[column]:
+                    at = as_index(position)
+                    self._step(pixels, beyond, flat, as_index(tap), row, at)
 
     def _along(
         self, taps: list[Expr], pixels: Callable[[Expr], Expr], beyond: int, row: int

@@ -117,7 +117,7 @@ def check(tasks: Sequence[Task], target: Target | None = None, choice: int = 0) 
 def windows_template(target: str) -> str:
     """Windows of one channel: words, or without one that takes four bytes halves."""
     words = dot_of(find_target(target), U8, I8).group == 4
-    return "taps/1" if words else "depthwise/3"
+    return "taps/1" if words else "depthwise/4"
 
 
 @st.composite
