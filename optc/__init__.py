@@ -5,6 +5,7 @@
     y = optc.load("out/")(x)
     model = optc.to_torch(optc.capture("model.pt2"))      # trainable, to be captured again
 
+What a user can mend is raised as `optc.OptcError`, whose `diagnostics` have codes, places and help.
 Importing optc loads neither torch nor tvm; `load` needs numpy only.
 """
 
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optc.api import capture, compile
     from optc.backends.reference.to_torch import to_torch
+    from optc.ir.diagnostics import OptcError
     from optc.runtime import load
 
-__all__ = ["capture", "compile", "load", "to_torch"]
+__all__ = ["OptcError", "capture", "compile", "load", "to_torch"]
 
 _PLACES = {
+    "OptcError": "optc.ir.diagnostics",
     "capture": "optc.api",
     "compile": "optc.api",
     "load": "optc.runtime",
@@ -28,7 +31,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import the façade's functions when they are first asked for."""
+    """Import what the façade offers when they are first asked for."""
     import importlib
 
     if name not in _PLACES:

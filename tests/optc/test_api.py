@@ -11,7 +11,7 @@ from torch import nn
 
 import optc
 from optc.cache import default_cache
-from optc.ir.diagnostics import Diagnostic, OptcError
+from optc.ir.diagnostics import Diagnostic
 
 
 class Scaled(nn.Module):
@@ -25,7 +25,7 @@ X = np.ones((2, 4), np.float32)
 def test_a_pickled_module_is_taken_on_request_only(tmp_path: Path) -> None:
     path = tmp_path / "whole.pt"
     torch.save(nn.Sequential(nn.Linear(4, 2)), path)
-    with pytest.raises(OptcError, match="E0203"):
+    with pytest.raises(optc.OptcError, match="E0203"):
         optc.capture(path, {"input": X})
     found: list[Diagnostic] = []
     module = optc.capture(path, {"input": X}, unsafe_load=True, diagnostics=found)
