@@ -189,8 +189,8 @@ class ConvPlan(AnchorPlan):
 
     def _tiles(self, vectors: int, sums: int = 1) -> list[ConvKnobs]:
         if sums > 1 and overwrites(self.target):
-            # A word is multiplied where it was loaded, but by all vectors except the last.
-            free = self.target.vector_registers - vectors - (1 if vectors == 1 else 2)
+            # A word is multiplied where it was loaded, but copied for all vectors except the last.
+            free = self.target.vector_registers - vectors - (1 if vectors == 1 else 3)
             return self._of_height(vectors, free // vectors)
         limit = register_rows(self.target, vectors, self.dot)
         # So many broadcasts for one vector of weights, or so few steps that LLVM writes them all

@@ -35,7 +35,8 @@ _CASES = 1.05  # several rows per tile: more cases in the code
 # Where instructions overwrite an operand, so many start in a slot; a copied word costs half of one
 # more. Tiles' ends overlap with what is slow about them, but for these slots of a vector of sums.
 _STARTED, _COPY, _END = 2.78, 0.5, 2.25
-_WAIT = 8.7  # as `_LATENCY`
+_ALONE = 35.0  # and these of a tile of one position
+_WAIT = 6.0  # as `_LATENCY`: an addition alone
 
 
 def tile_cost(shape: Geometry, knobs: ConvKnobs, target: Target, lanes: int, dot: Dot) -> float:
@@ -106,7 +107,8 @@ class _Estimate:
         far = self.vector_bytes * self.vectors * shape.groups > self.middle
         misfit = _MISFIT if (knobs.order is Order.WEIGHTS) is not far else 1.0
         kinds = len(set(self.rows)) * len(set(self.columns)) * len(set(self._widths))
-        image = self._image() * repeats * (_CASES if knobs.rows > 1 else 1.0)
+        image = self._image() * repeats
+        image *= _CASES if knobs.rows > 1 and not self._in_place else 1.0
         return image * uneven * misfit + _CODE * kinds
 
     def _uneven(self, tiles: int) -> float:
@@ -147,7 +149,8 @@ class _Estimate:
         """What a tile takes beside its steps."""
         sums = self.knobs.sums
         if self._in_place:
-            return _END * positions * sums * -(-vectors // sums)
+            alone = _ALONE if positions == 1 else 0.0
+            return _END * positions * sums * -(-vectors // sums) + alone
         ends = _STORE * positions * vectors + _START
         ends += _RUN * positions if self.vectors > vectors else 0.0
         return ends * (_HALF if sums > 1 else 1.0)
@@ -167,7 +170,8 @@ class _Estimate:
         word = 1 if self.knobs.sums > 1 else 2  # a load, and a shuffle
         copies = vectors - 1
         each = word + copies + 2 * vectors
-        return (positions * (each + _COPY * copies) + vectors) / _STARTED
+        weights = vectors if positions > 1 else 0  # used once, they are operands in memory
+        return (positions * (each + _COPY * copies) + weights + 1) / _STARTED
 
     def _crowd(self, phase: Phase, positions: int) -> int:
         """How many positions of a tile fall into one set of the first-level cache, 4 KiB apart."""
