@@ -115,7 +115,7 @@ def prepare(name: str, folder: Path) -> None:
 def _write(module: Module, build: BuildKernels, budget: int, artifact: Path) -> Any:
     options = Options(memory=budget)
     target = options.machine(host())
-    program = assemble(lower_module(module, target, options), build, target)
+    program = assemble(lower_module(module, target, options, build=build), build, target)
     within, _ = fitted(program, budget)
     return write_artifact(within, artifact, cache=cache_folder()).manifest
 

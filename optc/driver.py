@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from optc.backends.aot.build import Emit
 from optc.backends.program import Program
+from optc.clock import Clock, Progress
 from optc.contexts import pass_context
 from optc.ir.diagnostics import Diagnostic, InternalError, OptcError
 from optc.ir.module import Module
 from optc.ir.printer import print_module
 from optc.ir.structural import module_digest
 from optc.ir.targets.target import Target
-from optc.memory import room
-from optc.observers import PassRecord, PassTimes
+from optc.observers import History, PassRecord, PassTimes
 from optc.passes.base import Observer, Pass, PassContext, run_passes
 from optc.passes.fusion.fuse import Fuse
 from optc.passes.layout.assign_layout import AssignLayout
@@ -34,6 +33,7 @@ from optc.payoff import Payoffs, spread
 
 if TYPE_CHECKING:
     from optc.autotune.choice import Recorded
+    from optc.backends.kernel import BuildKernels, Job, Kernel
     from optc.backends.tvm.cuda.kernel import CudaKernelBuilder
     from optc.backends.tvm.kernel import KernelBuilder
     from optc.measured_passes import Timings
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from optc.passes.early_exit.plan import ExitPlan
     from optc.quality.evidence import DataRequest, Evidence, Measured
 
-Progress = Callable[[str, int, int], None]  # stage, done, of how many
+WHOLE = SplitWeights()  # cuts nothing
 
 
 @dataclass(frozen=True)
@@ -93,23 +93,27 @@ class Compiled:
     timings: Timings | None = None  # beside the original's, where that was asked for
 
 
-def passes_of(options: Options) -> tuple[Pass, ...]:
+def passes_of(options: Options, split: SplitWeights = WHOLE) -> tuple[Pass, ...]:
     """Every pass of a compilation, in order."""
+    return (*passes_ahead(options), *passes_behind(split))
+
+
+def passes_ahead(options: Options) -> tuple[Pass, ...]:
+    """Those up to the user's, which are the last."""
     return (
         *CANONICALIZE,  # fold, merge, simplify
         *RAISE,  # softmax, norms, activations and attention from their parts
         *options.pipeline.passes,  # what the user asked for
-        *passes_behind(options),
     )
 
 
-def passes_behind(options: Options) -> tuple[Pass, ...]:
+def passes_behind(split: SplitWeights = WHOLE) -> tuple[Pass, ...]:
     """Those behind the user's."""
     return (
         *LOWER,  # decompose what no kernel takes
         AssignLayout(),  # channels last where it pays
         *CANONICALIZE,  # what layouts and the user's passes left behind
-        SplitWeights(room(options.memory)),  # so that the largest layer can be streamed
+        split,  # so that the largest layer can be streamed
         UnpackNibbles(),  # 4-bit weights, two in a byte
         Fuse(),  # nodes into tasks, one kernel each
         ReorderNodes(),  # in an order that needs less memory at once
@@ -143,7 +147,7 @@ def compile_module(
     from optc.measured_passes import Milestones, Trial, building_once
     from optc.report.html import render
 
-    clock = _Clock(progress)
+    clock = Clock(progress)
     target = options.machine(target)
     builder = kernel_builder(target)
     source = original or module
@@ -151,16 +155,24 @@ def compile_module(
     context = _context(target, options, evidence)
     payoffs = _payoffs(target, evidence, options, context.exits)
     history, times, milestones = History(), PassTimes(payoffs), Milestones()
+    kept = (milestones,) if options.measure_passes else ()
+    watchers = (history, times, *kept, *observers)
+
+    def builds(jobs: Sequence[Job]) -> Sequence[Kernel]:
+        return builder.build(jobs, lambda done: clock.tick("kernels", done, len(jobs)))
+
+    recorded = None if tune else _recorded(builder, target, options)
+    build = building_once(builds)
     with clock.stage("passes"):
-        passes = passes_of(options)
-        kept = (milestones,) if options.measure_passes else ()
-        lowered = run_passes(module, passes, context, (history, times, *kept, *observers))
+        ahead = run_passes(module, passes_ahead(options), context, watchers)
+    with clock.stage("kernels"):
+        split = _split(ahead, context, options, build)
+    passes = passes_of(options, split)
+    with clock.stage("passes"):
+        lowered = run_passes(ahead, passes_behind(split), context, watchers)
     if tune is not None:
         tune(lowered)
-    recorded = _recorded(builder, target, options)
-    build = building_once(
-        lambda jobs: builder.build(jobs, lambda done: clock.tick("kernels", done, len(jobs)))
-    )
+        recorded, build = _recorded(builder, target, options), building_once(builds)
     with clock.stage("kernels"), _reproducible(lowered):
         program = assemble(
             lowered,
@@ -186,8 +198,8 @@ def compile_module(
     if options.measure_passes:
         with clock.stage("timing"):
             plain = _context(target, options, None)
-            bare = passes_of(replace(options, pipeline=Pipeline()))
-            trial = Trial(plain, bare, passes_behind(options), build, options.cache)
+            bare = passes_of(replace(options, pipeline=Pipeline()), split)
+            trial = Trial(plain, bare, passes_behind(split), build, options.cache)
             batches = evidence.calibration.batches if evidence else None
             timings = trial.timings(program, source, milestones.pairs, batches)
     records = timings.told(times.records) if timings else times.records
@@ -217,13 +229,24 @@ def compile_module(
 
 
 def lower_module(
-    module: Module, target: Target, options: Options = Options(), observers: Sequence[Observer] = ()
+    module: Module,
+    target: Target,
+    options: Options = Options(),
+    observers: Sequence[Observer] = (),
+    build: BuildKernels | None = None,
 ) -> Module:
-    """What the passes of a compilation make of a module: fused, each node one kernel."""
-    evidence = _evidence(module, options, _Clock(None))
+    """What the passes of a compilation make of a module: fused, each node one kernel.
+
+    `build` makes the kernels by whose bytes layers are cut, where there is a budget of memory.
+    """
+    from optc.backends.tvm.builder import kernel_builder
+
+    evidence = _evidence(module, options, Clock(None))
     target = options.machine(target)
     context = _context(target, options, evidence)
-    return run_passes(module, passes_of(options), context, observers)
+    ahead = run_passes(module, passes_ahead(options), context, observers)
+    split = _split(ahead, context, options, build or kernel_builder(target).build)
+    return run_passes(ahead, passes_behind(split), context, observers)
 
 
 def _context(target: Target, options: Options, evidence: Evidence | None) -> PassContext:
@@ -231,7 +254,7 @@ def _context(target: Target, options: Options, evidence: Evidence | None) -> Pas
     return pass_context(target, exact=exact, seed=seed, evidence=evidence, cache=cache)
 
 
-def _evidence(module: Module, options: Options, clock: _Clock) -> Evidence | None:
+def _evidence(module: Module, options: Options, clock: Clock) -> Evidence | None:
     """The user's data, read once and checked; None without any."""
     if options.data is None:
         return None
@@ -248,6 +271,25 @@ def _fitted(program: Program, options: Options) -> tuple[Program, Fit | None]:
     return (program, None) if options.memory is None else fitted(program, options.memory)
 
 
+def _split(
+    ahead: Module, context: PassContext, options: Options, build: BuildKernels
+) -> SplitWeights:
+    """How layers are cut, so that a budget of memory holds; none is without one."""
+    from optc.backends.assemble import assemble
+    from optc.splitting import splitting
+
+    if options.memory is None:
+        return WHOLE
+    quiet = replace(context, diagnostics=[], observers=())
+
+    def made(split: SplitWeights) -> Program:
+        lowered = run_passes(ahead, passes_behind(split), quiet)
+        with _reproducible(lowered):
+            return assemble(lowered, build, context.target)
+
+    return splitting(options.memory, made)
+
+
 def _payoffs(
     target: Target, evidence: Evidence | None, options: Options, plans: Sequence[ExitPlan]
 ) -> Payoffs:
@@ -259,7 +301,7 @@ def _payoffs(
 
 
 def _measure(
-    evidence: Evidence, lowered: Module, program: Program, options: Options, clock: _Clock
+    evidence: Evidence, lowered: Module, program: Program, options: Options, clock: Clock
 ) -> Measured:
     """Judge the artifact before it is written: its own report says how good it is."""
     from optc.backends.aot.package import write_artifact
@@ -272,28 +314,6 @@ def _measure(
             return evidence.measure_module(lowered, "no shared library was made", progress)
         trial = write_artifact(program, Path(folder, "trial"), cache=options.cache)
         return evidence.measure_artifact(trial.path, lowered, progress)
-
-
-@dataclass
-class History:
-    """An observer that keeps the text of the module after each pass that changed it."""
-
-    texts: list[tuple[str, str]] = field(default_factory=list)
-
-    def before(self, step: Pass, module: Module) -> None:
-        """Nothing to note."""
-
-    def after(self, step: Pass, before: Module, after: Module) -> None:
-        """Keep the text of a changed module."""
-        if after is not before:
-            self.texts.append((step.name, print_module(after)))
-
-    def files(self, captured: Module) -> dict[str, bytes]:
-        """`graphs/NN-<pass>.optc`, the captured module being `00-capture`."""
-        texts = [("capture", print_module(captured)), *self.texts]
-        return {
-            f"graphs/{i:02d}-{name}.optc": text.encode() for i, (name, text) in enumerate(texts)
-        }
 
 
 @contextmanager
@@ -314,25 +334,6 @@ class KernelFailure(InternalError):
         self.reproducer = print_module(module)
         first = str(problem).partition("\n")[0]
         super().__init__(f"a kernel could not be built: {type(problem).__name__}: {first}")
-
-
-class _Clock:
-    """Seconds by stage, and the way to the progress display."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self.progress = progress
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.tick(name, 0, 0)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
-
-    def tick(self, stage: str, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(stage, done, total)
 
 
 def _recorded(

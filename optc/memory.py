@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optc.backends.aot.stream_plan import PROCESS, Needs, needs_of, process_bytes, stream
+from optc.backends.aot.stream_plan import Needs, needs_of, process_bytes, stream
 from optc.backends.program import Held, Program
 from optc.ir.diagnostics import error
 from optc.report.numbers import bytes_text
@@ -31,11 +31,6 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise error("E0703", f"{text!r} is no size of memory", help="--memory 64MB")
     return size
-
-
-def room(budget: int | None) -> int:
-    """Bytes of a budget that are left for a model beside a small process; 0 without a budget."""
-    return 0 if budget is None else max(budget - PROCESS, budget // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +113,16 @@ def _too_small(program: Program, budget: int, least: int, *reasons: str) -> Exce
 
 
 def _arena(program: Program) -> Sequence[str]:
+    rest = (
+        f"inputs and outputs {bytes_text(program.port_bytes)}, process and code "
+        f"{bytes_text(process_bytes(program))}"
+    )
     values = culprits(program.held)
     if not values:
-        return ()
+        return (rest,)
     listed = ", ".join(f"{bytes_text(v.nbytes)} of {v.name}" for v in values[:CULPRITS])
-    return (f"activations take {bytes_text(program.arena_bytes)}, at their peak {listed}",)
+    taken = f"activations take {bytes_text(program.arena_bytes)}, at their peak {listed}"
+    return (taken, rest)
 
 
 def culprits(held: Sequence[Held]) -> list[Held]:

@@ -110,3 +110,25 @@ class Dumps:
 def node_count(module: Module) -> int:
     """Nodes of all graphs; a task is one."""
     return sum(len(graph.nodes) for graph in module.graphs)
+
+
+@dataclass
+class History:
+    """An observer that keeps the text of the module after each pass that changed it."""
+
+    texts: list[tuple[str, str]] = field(default_factory=list)
+
+    def before(self, step: Pass, module: Module) -> None:
+        """Nothing to note."""
+
+    def after(self, step: Pass, before: Module, after: Module) -> None:
+        """Keep the text of a changed module."""
+        if after is not before:
+            self.texts.append((step.name, print_module(after)))
+
+    def files(self, captured: Module) -> dict[str, bytes]:
+        """`graphs/NN-<pass>.optc`, the captured module being `00-capture`."""
+        texts = [("capture", print_module(captured)), *self.texts]
+        return {
+            f"graphs/{i:02d}-{name}.optc": text.encode() for i, (name, text) in enumerate(texts)
+        }

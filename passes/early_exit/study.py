@@ -112,12 +112,14 @@ class Study:
             return
         share = test / max(1, sum(map(len, self.parts)))
         rows = self.result.shape[0]
-        samples = int(np.ceil(least / max(share, 0.1) * rows / 0.3 / 10)) * 10
+        learnt = int(np.ceil(least / max(share, 0.1) * rows))
+        samples = int(np.ceil(learnt / 0.3 / 10)) * 10  # where three of ten are learnt from
         raise error(
             "E0764",
             f"a budget of {100 * self.budget:g} % takes {least} calls to confirm, "
             f"{test} are left for it",
-            help=f"give --data at least {samples} samples, or a larger --accuracy-drop",
+            help=f"give --data at least {samples} samples, or --calibration-data {learnt}, or a "
+            "larger --accuracy-drop",
         )
 
     def _valid(self, calls: int) -> NDArray[np.bool_]:

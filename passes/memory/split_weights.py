@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from optc.ir.constant import Constant, Splat, constant, splat
 from optc.ir.graph import Graph, Node, Value
@@ -11,13 +11,14 @@ from optc.ir.ops import Concat, Conv, Dequantize, Linear
 from optc.ir.targets.target import Arch
 from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.matching import made_by
-from optc.passes.memory.footprint import footprint
 from optc.passes.rewrite import Answer, Miss, Site, rewrite_graph
 from optc.passes.weights import known
 
 _CODE = "N0323"
 _WINDOW = 4  # parts that the window holds: one is multiplied by while others are read
-_STEP = 64  # outputs that stay together: whole panels of packed weights on every target
+# Outputs that stay together: whole panels of packed weights on every target; where even these are
+# too many, a vector of them.
+_STEPS = (64, 32, 16)
 
 
 @dataclass(frozen=True)
@@ -25,55 +26,37 @@ class SplitWeights(Pass):
     """Compute layers with large weights as several, each a share of the outputs, and join these.
 
     A budget of memory streams weights through a window that holds at least those of one kernel. A
-    layer is cut whose weights do not fit into `room` bytes beside the activations, which are
-    counted as they are before fusion; four of its parts would fit. Parts are joined without a copy
-    where the outputs have one row. Runs behind the last clean-up, which would merge the parts.
+    layer is cut whose weights do not fit into `room` bytes, so that four of its parts do, or one
+    where outputs must stay together. Parts are joined without a copy where the outputs have one
+    row. Runs behind the last clean-up, which would merge the parts.
     """
 
     name = "split-weights"
     effect = Effect.ROUNDING  # each sum has the same terms, in the order of another kernel
-    room: int = 0  # bytes; 0: nothing is cut
+    room: int = 0  # bytes of the window; 0: nothing is cut
 
     def run(self, module: Module, ctx: PassContext) -> Module:
         """The module with its largest layers in parts."""
         if not self.room or ctx.target.arch is Arch.CUDA:
             return module
-        weights = sum(c.type.nbytes for graph in module.graphs for c in graph.constants.values())
-        return module.with_graphs(tuple(self._cut(graph, weights, ctx) for graph in module.graphs))
+        return module.with_graphs(tuple(self._cut(graph, ctx) for graph in module.graphs))
 
-    def _cut(self, graph: Graph, weights: int, ctx: PassContext) -> Graph:
-        room = self.room - _held(graph)
-        if weights <= room:
-            return graph
-
+    def _cut(self, graph: Graph, ctx: PassContext) -> Graph:
         def cut(node: Node, site: Site) -> Answer:
-            return _parts(node, site, room)
+            return _parts(node, site, self.room)
 
         return rewrite_graph(graph, {Linear: (cut,), Conv: (cut,)}, ctx, code=_CODE)
-
-
-def _held(graph: Graph) -> int:
-    """Bytes of activations at the worst node, and of what the caller holds."""
-    ports = sum(value.type.nbytes for value in (*graph.inputs, *graph.outputs))
-    fixed = set(graph.constants)  # and what is made of constants alone, which kernels read stored
-    for node in graph.nodes:
-        if fixed.issuperset(node.inputs):
-            fixed.update(node.outputs)
-    nodes = tuple(node for node in graph.nodes if not fixed.issuperset(node.inputs))
-    steps = footprint(replace(graph, nodes=nodes))
-    return ports + steps.peak(range(len(steps.nodes)))
 
 
 def _parts(node: Node, site: Site, room: int) -> Answer:
     """concat(layer(x, w[0:n], b[0:n]), layer(x, w[n:2n], b[n:2n]), ...)."""
     x, weight, *bias = node.inputs
     stored, outputs = _stored(site, weight), weight.shape[0]
-    if stored <= room or outputs <= _STEP:
+    if stored <= room or outputs <= _STEPS[-1]:
         return None
-    window = room - node.output.type.nbytes  # parts and what they are joined into live together
-    if window <= 0:
-        return Miss("activations leave no room for any weights")
-    step = -(-outputs // -(-_WINDOW * stored // window) // _STEP) * _STEP
+    step = _outputs(site, weight, room)
+    if step >= outputs:
+        return None
     if isinstance(node.op, Conv) and node.op.groups != 1:
         return Miss("its groups have weights of their own")
     if not _divides(site, weight, step) or not known(site, *bias):
@@ -93,10 +76,29 @@ def _parts(node: Node, site: Site, room: int) -> Answer:
     return site.emit(Concat(axis), *made)
 
 
-def _stored(site: Site, weight: Value) -> int:
-    """Bytes of a weight as it lies in memory: of its integers, where it is dequantized."""
+def _outputs(site: Site, weight: Value, room: int) -> int:
+    """How many outputs a part has."""
+    outputs = weight.shape[0]
+    most = outputs // -(-_WINDOW * _stored(site, weight) // room)
+    wide = -(-max(most, 1) // _STEPS[0]) * _STEPS[0]
+    fitting = (step for step in (wide, *_STEPS) if _stored(site, weight, step) <= room)
+    return next(fitting, _STEPS[-1])
+
+
+def _stored(site: Site, weight: Value, outputs: int | None = None) -> int:
+    """Bytes of a weight, or of its rows for some outputs, as it lies in memory: of its integers and
+    their parameters, where it is dequantized.
+    """
     node = made_by(site, weight, Dequantize)
-    return sum(value.type.nbytes for value in ((weight,) if node is None else node.inputs))
+    values = (weight,) if node is None else node.inputs
+    if outputs is None:
+        return sum(value.type.nbytes for value in values)
+    return sum(
+        value.type.nbytes
+        if value.type.rank == 0 or value.shape[0] == 1
+        else -(-value.type.nbytes * outputs // weight.shape[0])
+        for value in values
+    )
 
 
 def _divides(site: Site, weight: Value, step: int) -> bool:

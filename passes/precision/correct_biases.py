@@ -13,7 +13,7 @@ that no mean was learnt from, and left out where these are not nearer to the ori
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from optc.passes.base import Effect, Pass, PassContext
 from optc.passes.calibration import Array, Walk, spread_calls
 from optc.passes.lineage import Origin
 from optc.passes.precision.layers import LAYERS, Names, output_shape
-from optc.passes.precision.output_errors import OutputErrors, nearer
+from optc.passes.precision.output_errors import Errors, OutputErrors, nearer
 from optc.passes.precision.rescaling import Floats, floats, is_known, with_numbers
 
 CODE, LEFT = "N0336", "N0337"
@@ -69,7 +69,8 @@ class CorrectBiases(Pass):
         if walk is None or beside is None or seen is None or truth is None:
             ctx.remark(CODE, f"{self.name}: the model runs more than one graph")
             return module
-        state = _State(walk, seen, OutputErrors.of(truth), ctx)
+        outputs = OutputErrors.of(truth)
+        state = _State(walk, seen, outputs, outputs.of_calls(seen), ctx)
         for group in _groups(layers):
             state = state.after(group, origins, beside)
         graph = state.walk.graph
@@ -83,13 +84,14 @@ class _State:
     walk: Walk
     seen: Walk
     outputs: OutputErrors
+    errors: Errors  # of the calls to judge on, as things are
     ctx: PassContext
 
     def after(
         self, layers: Sequence[Node], origins: Mapping[Node, Origin], original: Walk
     ) -> _State:
         """With these layers corrected, or as it is where outputs are not nearer."""
-        tried = _State(self.walk.fork(), self.seen.fork(), self.outputs, self.ctx)
+        tried = replace(self, walk=self.walk.fork(), seen=self.seen.fork())
         names, off = Names.of(self.walk.graph), dict[Node, float]()
         for node in layers:
             original.until(origins[node].value)
@@ -99,7 +101,7 @@ class _State:
                 off[node] = found
         if not off:
             return self
-        before, after = (self.outputs.of_calls(state.seen) for state in (self, tried))
+        before, after = self.errors, self.outputs.of_calls(tried.seen)
         kept = nearer(before, after)
         for node, share in off.items():
             text = f"{names.name(node)}: its mean was off by {share:.2g} of its spread"
@@ -109,7 +111,7 @@ class _State:
             else:
                 why = f", and stays: the outputs' error goes from {errors} with it corrected"
                 self.ctx.remark(LEFT, text.replace("was", "is") + why, node.loc)
-        return tried if kept else self
+        return replace(tried, errors=after) if kept else self
 
     def corrected(self, node: Node, origin: Origin, original: Walk) -> float | None:
         """Correct a layer in both walks: by how much it was off; None where it was not."""

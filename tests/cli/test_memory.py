@@ -103,6 +103,48 @@ def test_a_layer_larger_than_the_budget_is_streamed_in_parts(optc: Optc, tmp_pat
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-4)
 
 
+WIDE = """graph @main(%x: 1x16x96x96xf32) {
+  %u = constant {seed=1} : 32x16x1x1xf32
+  %v = constant {seed=2} : 512x32x3x3xf32
+  %w = constant {seed=3} : 512x512x3x3xf32
+  %a = conv(%x, %u) : 1x32x96x96xf32 @ "net.py":1
+  %b = tanh(%a) : 1x32x96x96xf32
+  %c = add(%b, %a) : 1x32x96x96xf32
+  %d = mul(%c, %a) : 1x32x96x96xf32
+  %m = max_pool(%d) {kernel=(24, 24), stride=(24, 24)} : 1x32x4x4xf32
+  %n = conv(%m, %v) {padding=((1, 1), (1, 1))} : 1x512x4x4xf32 @ "net.py":2
+  %y = conv(%n, %w) {padding=((1, 1), (1, 1))} : 1x512x4x4xf32 @ "net.py":3
+  return %y
+}
+"""
+
+
+def test_room_for_weights_is_what_the_program_leaves(optc: Optc, tmp_path: Path) -> None:
+    """Unfused, activations take four values of 1.2 MB; in the program they take less than two."""
+    path = tmp_path / "wide.optc"
+    path.write_text(WIDE)
+    result = optc("compile", path, "-o", "out", "--memory", "3MB")
+    assert (result.code, result.diagnostics) == (1, ["E0530"])
+    for words in ("activations take", "inputs and outputs 623 kB", "process and code 4."):
+        assert words in result.err
+    size = result.err.partition("help: --memory ")[2].split()[0]
+    assert 5 < float(size.removesuffix("MB")) <= 9
+    tight = optc("compile", path, "-o", "parts", "--memory", size, "--no-bench", "--remarks")
+    assert (tight.code, tight.diagnostics) == (0, []), tight.err
+    assert "N0323" in tight.err
+    manifest = json.loads(Path("parts/manifest.json").read_text())
+    assert manifest["peak_bytes"] + manifest["process_bytes"] <= parse_size(size)
+    # Room for the largest layer, and nothing is cut.
+    roomy = optc("compile", path, "-o", "whole", "--memory", "18MB", "--no-bench", "--remarks")
+    assert (roomy.code, "N0323" in roomy.err) == (0, False)
+    x = np.random.default_rng(0).standard_normal((1, 16, 96, 96)).astype(np.float32)
+    np.savez("x.npz", x=x)
+    for out in ("parts", "whole"):
+        assert optc("run", out, "-i", "x.npz", "-o", f"{out}.npz").code == 0
+    one, other = (np.load(f"{out}.npz")["y"] for out in ("parts", "whole"))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3 * float(abs(other).max()))
+
+
 def test_a_gpu_cannot_stream_and_says_so(optc: Optc, model: Path) -> None:
     result = optc("compile", model, "-o", "out", "--memory", "8MB", "--target", "cuda")
     assert (result.code, result.diagnostics) == (1, ["E0530"])

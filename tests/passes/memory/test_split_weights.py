@@ -73,13 +73,10 @@ def test_parts_compute_what_the_layer_computed(graph: Graph, room: int) -> None:
 @given(graph=layers(), room=st.integers(1, 1 << 15))
 def test_parts_fit_where_there_is_room_and_outputs_to_cut(graph: Graph, room: int) -> None:
     (after,) = SplitWeights(room).run(module_of(graph), context()).graphs
-    total = sum(item.type.nbytes for item in graph.constants.values())
-    activations = sum(value.type.nbytes for value in (*graph.inputs, *graph.outputs))
-    beside = activations + graph.outputs[0].type.nbytes  # the parts, which are joined
     for node in after.nodes:
-        if isinstance(node.op, Linear | Conv) and beside < room < total + activations:
+        if isinstance(node.op, Linear | Conv):
             weight = node.inputs[1]
             made = after.producer.get(weight)
             held = (weight,) if made is None else made.inputs
-            fits = sum(value.type.nbytes for value in held) + activations <= room
-            assert fits or weight.shape[0] <= 64
+            # Below 16 outputs nothing is cut, and pairs that share a scale stay together.
+            assert sum(value.type.nbytes for value in held) <= room or weight.shape[0] <= 16
