@@ -233,14 +233,15 @@ class Words:
 
     def rows(self, extent: int) -> int:
         """Rows of words that `extent` rows of elements take, with the one that sums start at."""
-        return self._words(extent) + (self.origin != 0)
+        return self.steps(extent) + (self.origin != 0)
 
     @property
     def columns(self) -> int:
         """Words in a row of the packed array for each column."""
         return 2 if self.pairs else 1
 
-    def _words(self, extent: int) -> int:
+    def steps(self, extent: int) -> int:
+        """Words along K that `extent` elements take."""
         return -(-extent // (self.group * self.columns)) * self.columns
 
     def pack(self, array: np.ndarray) -> np.ndarray:
@@ -252,7 +253,7 @@ class Words:
         if self.group == 1:
             return array
         *lead, extent, columns = array.shape
-        words = self._words(extent)
+        words = self.steps(extent)
         padded = np.zeros((*lead, words * self.group, columns), array.dtype)
         padded[..., :extent, :] = array
         split = padded.reshape(*lead, words, self.group, columns)

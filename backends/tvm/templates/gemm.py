@@ -7,7 +7,8 @@ de Geijn 2008, without the outer blocking: a panel of K rows fits in the second-
 every K that models use). Items are dealt to threads in panel order. The epilogue runs on the tile.
 
 Ragged edges: rows are divided into tiles whose heights differ by one, so no remainder tile is left;
-the last panel has as many vectors as it needs, and its last vector is stored in pieces.
+the last panel has as many vectors as it needs, and its last vector is stored in pieces. Columns
+that fill half of that vector or less are taken apart along K where that pays, see `tail.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from optc.backends.tvm.templates.panel_pack import PanelPack
 from optc.backends.tvm.templates.places import Coordinate, plain, shifted
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.product import Left, Product, left_operand, multiplies
+from optc.backends.tvm.templates.tail import MOST_ROWS, Tail, TailSums
 from optc.backends.tvm.templates.tile import (
     FLOATS,
     Tile,
@@ -117,6 +119,8 @@ class GemmPlan:
         found = []
         for vectors in range(1, min(_MOST_VECTORS, -(-self.product.n // lanes)) + 1):
             most = register_rows(target, vectors, self.dot)
+            if self.shape.may_have_tail:
+                most = min(most, MOST_ROWS)
             for limit in dict.fromkeys((most, min(most, self.shape.apart))):
                 # Heights that differ by one at most; a lower one may suit the threads, and
                 # strips that are all equal are one case.
@@ -237,7 +241,8 @@ class _Emission:
         self.lanes = self.target.lanes(self.product.dtype)
         self.dot, self.steps = plan.dot, plan.steps
         width, words = knobs.vectors * self.lanes, self.dot.packing
-        self.pack = PanelPack(width, self.lanes, self.product.transposed, words)
+        self.tail = plan.shape.tail(knobs)
+        self.pack = PanelPack(width, self.lanes, self.product.transposed, words, self.tail)
         weight = self.product.node.inputs[1]
         place = plan.task.problem.body.inputs.index(weight)
         self.io: FusedEmitter = plan.task.emitter({place: self.pack})
@@ -257,8 +262,10 @@ class _Emission:
         left = left_operand(code, self.io, product, self.target, self.dot)
         tiles = -(-product.m // self.knobs.rows)
         short, tall = divmod(product.m, tiles)
-        full, rest = divmod(product.n, self.pack.width)
-        panels = full + (rest > 0)
+        apart = self.tail.columns if self.tail else 0
+        panels = self.plan.shape.panels(self.knobs)
+        last = product.n - apart - (panels - 1) * self.pack.width
+        alike = panels if last == self.pack.width and not apart else panels - 1
         parts = self.knobs.parts
         if parts > 1:
             kind = tvm_dtype(self.dot.sum)
@@ -270,13 +277,16 @@ class _Emission:
             panel = code.bind(self._panel(turn), "panel")
             row = code.bind(strip * short + tirx.min(strip, tall), "row")
             heights = (tall, short + 1), (tiles - tall, short)
-            widths = (full, self.pack.width), (panels - full, rest)
+            widths = (alike, (self.pack.width, False)), (panels - alike, (last, apart > 0))
             for rows, chosen in code.cases(strip < tall, *heights):
                 with chosen:
-                    for columns, here in code.cases(panel < full, *widths):
+                    for (columns, more), here in code.cases(panel < alike, *widths):
                         with here:
-                            tile = Tile(rows, columns, self.lanes)
-                            self.tile(left, tile, part, turn, strip, row)
+                            if columns:
+                                tile = Tile(rows, columns, self.lanes)
+                                self.tile(left, tile, part, turn, strip, row)
+                            if more and self.tail:
+                                self.last(left, self.tail, rows, row)
         if self.parts:
             self.parts.add_up(product.n, self._finish)
         return self.io.finish(code, symbol)
@@ -365,8 +375,19 @@ class _Emission:
             keep = self.parts.keep(part, row, panel * self.pack.width)
             drain(code, tile, sums, keep, 0)
             return
+        self._drain(tile, sums, row, panel * self.pack.width)
 
+    def last(self, left: Left, tail: Tail, rows: int, row: Expr) -> None:
+        """The columns behind the last whole vector."""
+        product, room = self.product, self.plan.shape.room
+        first = product.n - tail.columns
+        start = self.pack.panels_size(first, product.k)
+        apart = TailSums(self.code, tail, self.dot, left, self.weights, start, self.steps, room)
+        for height, top, sums in apart.strips(rows, row):
+            self._drain(Tile(height, tail.columns, self.lanes), sums, top, as_index(first))
+
+    def _drain(self, tile: Tile, sums: Buffer, row: Expr, first: Expr) -> None:
         def finish(r: Expr, column: Coordinate, value: Expr) -> None:
-            self._finish(row + r, shifted(column, panel * self.pack.width), value)
+            self._finish(row + r, shifted(column, first), value)
 
-        drain(code, tile, sums, finish, self.plan.task.epilogue_size, self.by_column)
+        drain(self.code, tile, sums, finish, self.plan.task.epilogue_size, self.by_column)

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.loops import FORK_CYCLES
-from optc.backends.tvm.templates.tile import block_of, rows_without_conflict, tile_cycles, ways
+from optc.backends.tvm.templates.tail import Tail, tail_of
+from optc.backends.tvm.templates.tile import (
+    block_of,
+    edge_cycles,
+    rows_without_conflict,
+    tile_cycles,
+    ways,
+)
 from optc.ir.targets.target import Target
 
 LINE = 64  # bytes of a cache line
@@ -76,6 +83,24 @@ class GemmShape:
     def room(self) -> int:
         """Registers for several sums of a result: weights and rows' elements need some, too."""
         return self.target.vector_registers // 2
+
+    def tail(self, knobs: GemmKnobs) -> Tail | None:
+        """How the last columns are taken, if apart along K."""
+        if knobs.parts > 1:
+            return None
+        rows = self.m / self.strips(knobs)
+        return tail_of(self.target, self.dot, self.n, self.steps, self.lanes, rows)
+
+    @property
+    def may_have_tail(self) -> bool:
+        """Whether the last columns are ever taken apart."""
+        tail = tail_of(self.target, self.dot, self.n, self.steps, self.lanes, self.m)
+        return tail is not None
+
+    def panels(self, knobs: GemmKnobs) -> int:
+        """Panels of columns; a tail goes with the last one."""
+        vectors = self.n // self.lanes if self.tail(knobs) else -(-self.n // self.lanes)
+        return max(1, -(-vectors // knobs.vectors))
 
     def block(self, sums: int, unroll: int) -> int:
         """Steps of K that an iteration with so many results takes."""
@@ -148,10 +173,13 @@ class GemmShape:
         rows = self.m / strips
         if self.dot.pairs:
             rows = 2.0 * math.ceil(rows / 2)
-        full, rest = divmod(vectors, knobs.vectors)
+        tail = self.tail(knobs)
+        full, rest = divmod(vectors - (tail is not None), knobs.vectors)
         work = full * self._strips_of_panel(knobs, rows, knobs.vectors)
         if rest:
             work += self._strips_of_panel(knobs, rows, rest)
+        if tail:
+            work += strips * self._tail_cycles(tail, rows)
         if self.m % strips:
             work *= _CASES
         if self.is_crowded(knobs):
@@ -168,6 +196,8 @@ class GemmShape:
         fused = self.target.fma or bool(dot.intrinsic)
         steps = self.steps / knobs.parts
         tile = tile_cycles(rows, width, steps, dot.cost, fused, dot.latency, self.room)
+        # Beside a short loop there is room to start the next tile: no more than a cycle a step.
+        tile -= max(0.0, edge_cycles(rows, width) - steps)
         work = tile * strips * knobs.parts
         # The second-level cache gives a panel and the rows for the first strip, and for every strip
         # anew when the first cache does not keep them; nothing when that keeps all weights.
@@ -185,6 +215,14 @@ class GemmShape:
             work += rows * self.steps * strips
         return work * (1 + _LOAD * (rows + width) / (rows * width))
 
+    def _tail_cycles(self, tail: Tail, rows: float) -> float:
+        """Cycles of a strip's last columns."""
+        blocks, rest = tail.split(self.steps)
+        cost, latency = self.dot.cost, self.dot.latency
+        strips = tail.strips(rows, self.steps)
+        busy = strips * tile_cycles(rows / strips, 1, blocks, cost, latency=latency, room=self.room)
+        return busy + rows * (rest * cost / 2 + tail.group.bit_length() - 1)
+
     def _far_cycles(self, knobs: GemmKnobs, cores: int) -> float:
         """Cycles that wait for what comes from beyond the second-level cache, for all `cores`."""
         return _EXPOSED * _FAR_LINE_CYCLES * self._far_bytes(knobs, cores) / LINE
@@ -201,18 +239,21 @@ class GemmShape:
     def _slowest_share(self, knobs: GemmKnobs) -> float:
         """The part of the work that one thread gets at most: items are dealt in equal stretches."""
         strips, cores = self.strips(knobs), self.target.cores
-        full, rest = divmod(-(-self.n // self.lanes), knobs.vectors)
-        items = (full + (rest > 0)) * strips * knobs.parts
+        panels = self.panels(knobs)
+        items = panels * strips * knobs.parts
         stretch = -(-items // cores)
         if knobs.blocks > 1 or knobs.parts > 1:
             return stretch / items
-        wide = full * strips  # items of full panels, which come first
+        wide = (panels - 1) * strips  # items of full panels, which come first
+        last = -(-self.n // self.lanes) - (panels - 1) * knobs.vectors + 0.0
+        if tail := self.tail(knobs):
+            last -= 1 - sum(tail.split(self.steps)) / self.steps
         most = max(
             _within(start, start + stretch, wide) * knobs.vectors
-            + _within(start - wide, start - wide + stretch, items - wide) * rest
+            + _within(start - wide, start - wide + stretch, items - wide) * last
             for start in range(0, items, stretch)
         )
-        return most / (strips * (full * knobs.vectors + rest))
+        return most / (strips * ((panels - 1) * knobs.vectors + last))
 
 
 def _within(low: int, high: int, end: int) -> int:

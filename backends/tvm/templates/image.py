@@ -144,6 +144,11 @@ class Span:
             self.buffer[place] if self.group == 1 else neighbours(self.buffer, [place], self.group)
         )
 
+    def vector(self, index: Expr, lanes: int) -> Expr:
+        """Neighbours from an element on."""
+        first = self.start + tirx.Cast("int64", index)
+        return tirx.BufferLoad(self.buffer, [tirx.Ramp(first, tirx.const(1, "int64"), lanes)])
+
 
 def neighbours(buffer: Buffer, index: Sequence[Expr], group: int, words: int = 1) -> Expr:
     """Words of `group` elements, from an element on, as an integer or a vector of them."""

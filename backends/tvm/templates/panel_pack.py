@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optc.backends.tvm.templates.dot import Words
+from optc.backends.tvm.templates.tail import Tail
 from optc.ir.types import TensorType
 
 
@@ -14,28 +15,44 @@ from optc.ir.types import TensorType
 class PanelPack:
     """[N, K] (`transposed`) or [K, N] weights as panels [K][width] one after another, zero-padded.
 
-    K counts words. The last panel is only as wide as its columns need, in whole vectors of `lanes`.
+    K counts words. The last panel is only as wide as its columns need, in whole vectors of `lanes`;
+    the columns of a `tail` come behind all panels, in an order of their own.
     """
 
     width: int
     lanes: int
     transposed: bool
     words: Words
+    tail: Tail | None = None
 
     def type(self, natural: TensorType) -> TensorType:
         """One axis of K * N' words, N' being N in whole vectors."""
         rows, columns = natural.shape[-2], natural.shape[-1]
         n, k = (rows, columns) if self.transposed else (columns, rows)
-        size = self.words.rows(k) * -(-n // self.lanes) * self.lanes
+        apart = self.tail.columns if self.tail else 0
+        size = self.panels_size(n - apart, k)
+        size += self.tail.size(self.words.steps(k), self.words) if self.tail else 0
         return TensorType((size,), self.words.word)
+
+    def panels_size(self, columns: int, k: int) -> int:
+        """Words of the panels."""
+        return self.words.rows(k) * -(-columns // self.lanes) * self.lanes
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """The panels, flat."""
         rows, columns = array.shape[-2], array.shape[-1]
-        k, n = (columns, rows) if self.transposed else (rows, columns)
+        n = rows if self.transposed else columns
         matrix = array.reshape(rows, columns)
-        padded = np.zeros((k, -(-n // self.lanes) * self.lanes), array.dtype)
-        padded[:, :n] = matrix.T if self.transposed else matrix
+        matrix = matrix.T if self.transposed else matrix
+        if self.tail is None:
+            return self._panels(matrix)
+        panels, apart = np.split(matrix, [n - self.tail.columns], axis=1)
+        return np.concatenate([self._panels(panels), self.tail.pack(apart, self.words)])
+
+    def _panels(self, matrix: np.ndarray) -> np.ndarray:
+        k, n = matrix.shape
+        padded = np.zeros((k, -(-n // self.lanes) * self.lanes), matrix.dtype)
+        padded[:, :n] = matrix
         packed = np.concatenate([self.words.start(padded), self.words.pack(padded)])
         width = self.width * self.words.columns
         parts = np.split(packed, range(width, packed.shape[1], width), axis=1)

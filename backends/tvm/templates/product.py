@@ -41,6 +41,10 @@ class Left(Protocol):
         """Words of the rows from `row` on, by distance from it and place along K beyond `first`."""
         ...
 
+    def blocks(self, at: Sequence[Expr], row: Expr, size: int) -> Callable[[int, Expr], Expr]:
+        """Vectors of `size` words of the rows from `row` on, by distance and number along K."""
+        ...
+
 
 @dataclass(frozen=True)
 class Elements:
@@ -62,6 +66,17 @@ class Elements:
         """See Left."""
         return lambda distance, k: self.word(at, row + distance, first + k)
 
+    def blocks(self, at: Sequence[Expr], row: Expr, size: int) -> Callable[[int, Expr], Expr]:
+        """See Left."""
+
+        def block(distance: int, number: Expr) -> Expr:
+            kind = str(self.word(at, row, number).ty)
+            found = self.code.scratch("block", (size,), kind)
+            self.load(found, at, row + distance, number * size)
+            return tirx.BufferLoad(found, [tirx.Ramp(as_index(0), as_index(1), size)])
+
+        return block
+
 
 @dataclass(frozen=True)
 class EvenRows(Elements):
@@ -76,6 +91,12 @@ class EvenRows(Elements):
         (start,) = self.at([*at, row, first])
         span = Span(self.buffer, self.code.bind(tirx.Cast("int64", start), "start"))
         return lambda distance, k: span[k + distance * self.stride]
+
+    def blocks(self, at: Sequence[Expr], row: Expr, size: int) -> Callable[[int, Expr], Expr]:
+        """See Left; by one address register, too."""
+        (start,) = self.at([*at, row, as_index(0)])
+        span = Span(self.buffer, self.code.bind(tirx.Cast("int64", start), "start"))
+        return lambda distance, number: span.vector(number * size + distance * self.stride, size)
 
 
 @dataclass(frozen=True)
@@ -100,6 +121,11 @@ class Neighbours:
     def rows(self, at: Sequence[Expr], row: Expr, first: Expr) -> Callable[[int, Expr], Expr]:
         """See Left."""
         return lambda distance, k: self.word(at, row + distance, first + k)
+
+    def blocks(self, at: Sequence[Expr], row: Expr, size: int) -> Callable[[int, Expr], Expr]:
+        """See Left."""
+        step = size * self.group
+        return lambda distance, number: self._read([*at, row + distance, number * step], size)
 
     def _read(self, index: Sequence[Expr], words: int) -> Expr:
         return neighbours(self.buffer, self.at(index), self.group, words)

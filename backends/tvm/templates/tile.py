@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -27,6 +28,16 @@ from optc.ir.dtype import DType
 from optc.ir.targets.target import Arch, Target
 
 FLOATS = Dot(DType.F32, DType.F32, DType.F32)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A word of a row for each column."""
+
+    words: Buffer
+
+
+Word: TypeAlias = Expr | Spread
 # Epilogues of more operations per element run as a loop over rows: unrolled they would swell code.
 _UNROLLED_EPILOGUE = 4
 _STARTED = 5.3  # of those instructions in a cycle, measured on Zen 5
@@ -115,15 +126,19 @@ def tile_cycles(
     load, a product and an addition, and a broadcast is a copy and a shuffle.
 
     A sum that is added to every cycle waits for its last addition, `latency` cycles; small tiles
-    keep several sums, in `room` registers. Starting and finishing a tile costs some dozens of
-    cycles.
+    keep several sums, in `room` registers.
     """
     sums = rows * vectors
     count = ways(sums, steps, latency, room)
     step = max(sums * cost / _UNITS, (rows + vectors) / 2, latency / count)
     if not fused:
         step = max(step, (3 * sums * cost + 2 * rows) / _STARTED)
-    return step * steps + 3 * rows * vectors + 40
+    return step * steps + edge_cycles(rows, vectors)
+
+
+def edge_cycles(rows: float, vectors: float) -> float:
+    """Estimated cycles to start and finish a tile."""
+    return 3 * rows * vectors + 40
 
 
 def ways(sums: float, steps: float, latency: int = FLOATS.latency, room: int = _ROOM) -> int:
@@ -152,7 +167,7 @@ def accumulate(
     tile: Tile,
     extent: int,
     unroll: int,
-    left: Callable[[int, Expr], Expr],
+    left: Callable[[int, Expr], Word],
     right: Callable[[Expr, Expr], Expr],
     dot: Dot = FLOATS,
     padded: bool = True,
@@ -163,12 +178,12 @@ def accumulate(
 ) -> Buffer:
     """Sums over 0 <= k < extent of left(row, k) times right(k, column), in registers.
 
-    Both give words, which `dot` multiplies and adds. `right` may be asked for columns beyond the
-    last if it is `padded`. `by_lanes(buffer, row, k)` fills a buffer with a row's next words.
-    `ahead(i)` is called in the i-th block of `unroll` steps. A column's sums start at
-    `start(column)`, or 0. Small tiles may keep several sums of a result in `room` registers.
-    Answers with the tile's sums, shape (rows, width): every index into them must be constant after
-    unrolling.
+    Both give words, which `dot` multiplies and adds; `left` may give them spread over the columns.
+    `right` may be asked for columns beyond the last if it is `padded`. `by_lanes(buffer, row, k)`
+    fills a buffer with a row's next words. `ahead(i)` is called in the i-th block of `unroll`
+    steps. A column's sums start at `start(column)`, or 0. Small tiles may keep several sums of a
+    result in `room` registers. Answers with the tile's sums, shape (rows, width): every index into
+    them must be constant after unrolling.
     """
     sums = _Accumulation(code, tile, left, right, dot, padded, by_lanes, ahead, start, room)
     return sums.run(extent, unroll)
@@ -178,7 +193,7 @@ def accumulate(
 class _Accumulation:
     code: Code
     tile: Tile
-    left: Callable[[int, Expr], Expr]
+    left: Callable[[int, Expr], Word]
     right: Callable[[Expr, Expr], Expr]
     dot: Dot
     padded: bool
@@ -275,7 +290,7 @@ class _Accumulation:
                 with self.code.vector("lane", lanes) as lane:
                     body((row, first + lane))
 
-    def _elements(self, k: Expr, count: int) -> Callable[[int], list[Expr]]:
+    def _elements(self, k: Expr, count: int) -> Callable[[int], list[Word]]:
         """The rows' elements of `count` steps, by step."""
         code, rows = self.code, range(self.tile.rows)
         if self.by_lanes is None or count == 1:
@@ -285,13 +300,15 @@ class _Accumulation:
             self.by_lanes(loaded[row], row, k)
         return lambda i: [loaded[row][i] for row in rows]
 
-    def _step(self, sums: Buffer, k: Expr, elements: Sequence[Expr]) -> None:
+    def _step(self, sums: Buffer, k: Expr, words: Sequence[Word]) -> None:
         code = self.code
-        elements = [code.bind(element, "left") for element in elements]
+        words = [word if isinstance(word, Spread) else code.bind(word, "left") for word in words]
 
         def add(at: tuple[int, Expr]) -> None:
             row, column = at
-            code.store(sums, at, self.dot.add(sums[at], elements[row], self.right(k, column)))
+            word = words[row]
+            left = word.words[column] if isinstance(word, Spread) else word
+            code.store(sums, at, self.dot.add(sums[at], left, self.right(k, column)))
 
         self._each(add)
 
