@@ -165,10 +165,8 @@ def compile_module(
     build = building_once(builds)
     with clock.stage("passes"):
         ahead = run_passes(module, passes_ahead(options), context, watchers)
-    with clock.stage("kernels"):
         split = _split(ahead, context, options, build)
-    passes = passes_of(options, split)
-    with clock.stage("passes"):
+        passes = passes_of(options, split)
         lowered = run_passes(ahead, passes_behind(split), context, watchers)
     if tune is not None:
         tune(lowered)
