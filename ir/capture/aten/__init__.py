@@ -10,6 +10,7 @@ from torch._ops import OpOverload
 
 from optc.ir.capture.aten import (
     activation,
+    antialias,
     arithmetic,
     complex_pairs,
     contraction,
@@ -45,6 +46,7 @@ RULES: Mapping[OpOverload, Rule] = MappingProxyType(
         **pooling.RULES,
         **normalization.RULES,
         **resize.RULES,
+        **antialias.RULES,
         **recurrent.RULES,
         **creation.RULES,
         **fourier.RULES,
