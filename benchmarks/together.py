@@ -198,7 +198,7 @@ def section(name: str, folder: Path) -> str:
         "|" + "---|" * len(HEADS),
         *("| " + " | ".join(row) + " |" for row in rows(name, folder)),
         "",
-        *(ways_out(way.whole(item), place) for item in way.precisions),
+        *(ways_out(v, place) for v in way.families["Together"] if is_prepared(v, place)),
         *emulated(elsewhere(name), place),
     ]
     return "\n".join(lines)
