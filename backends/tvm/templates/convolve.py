@@ -247,11 +247,12 @@ class _Tile:
                     column = v * lanes + lane
                     self.code.store(self.sums, (p, column), self._start(column))
         self._sweep([], [], list(range(self.height)))
-        tile, sums = self.tile, self.sums
+        tile, sums, size = self.tile, self.sums, self.access.epilogue_size
         if self.access.dot.apart:
+            size //= 2 if tile.vectors == 1 else 1  # its results are half vectors
             tile = Tile(tile.rows, tile.columns, lanes)
             sums = self.access.apart.joined(self.code, sums, lanes)
-        drain(self.code, tile, sums, self._finish, self.access.epilogue_size)
+        drain(self.code, tile, sums, self._finish, size)
 
     def _start(self, column: Expr) -> Expr:
         if not self.nest.first:
@@ -324,7 +325,6 @@ class _Tile:
         together = stretches(inside)
         unroll = min(self.nest.knobs.unroll, extent)
         blocks, rest = divmod(extent, unroll)
-
         ahead = self._ahead(offset)
 
         def step(k: Expr) -> None:

@@ -102,7 +102,7 @@ class DepthwisePlan(AnchorPlan):
     def candidates(self) -> Sequence[Knobs]:
         """Tiles that fit the registers, by rising cost."""
         kind = single(self.target, self.node.inputs[0].type.dtype).sum
-        return candidates(self.shape, self.target, self.target.lanes(kind))
+        return candidates(self.shape, self.target, self.target.lanes(kind), one_by_one=True)
 
     def emit(self, symbol: str, knobs: Knobs) -> Emitted:
         """One parallel loop over stretches of rows."""
@@ -132,7 +132,7 @@ class _Emission:
         order = channels_at_end(x.type.rank, channels_last=True)
         reader = ImageReader(self.code, self.io, x, stored, order, lanes, plan.target.cores > 1)
         zero = tirx.const(0, tvm_dtype(self.sum))
-        fold = Fold(tvm_dtype(self.sum), zero, self._step, self._finish)
+        fold = Fold(tvm_dtype(self.sum), zero, self._step, self._finish, one_by_one=True)
         image = reader.image(few=1)
         Slide(self.code, plan.shape, self.knobs, image, fold, plan.target, lanes).run()
         return self.io.finish(self.code, symbol)

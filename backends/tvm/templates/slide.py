@@ -22,14 +22,13 @@ from optc.backends.tvm.templates.geometry import Geometry
 from optc.backends.tvm.templates.image import Image
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code, as_index
 from optc.backends.tvm.templates.nest import digits_of
-from optc.backends.tvm.templates.slide_knobs import Band, Share, SlideKnobs, bands
+from optc.backends.tvm.templates.slide_knobs import WRITTEN_OUT, Band, Share, SlideKnobs, bands
 from optc.backends.tvm.templates.slide_tile import Fold, SlideTile, Window
 from optc.backends.tvm.templates.taps import Phase, axis_runs
 from optc.ir.targets.target import Target
 
 _STRIPS_PER_CORE = 4  # for pools of other sizes; what strips share is read again
 _TALL = 4  # tiles of a strip that make up for it
-_BODY = 2_500  # multiply-adds written out: more kinds of rows than fit share loops
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Slide:
     fold: Fold
     target: Target
     lanes: int
-    written_out: int = _BODY
+    written_out: int = WRITTEN_OUT
 
     @property
     def channels(self) -> int:

@@ -12,18 +12,24 @@ from functools import cached_property
 from itertools import pairwise
 
 from optc.backends.tvm.templates.geometry import Geometry
-from optc.backends.tvm.templates.slide_knobs import Share, SlideKnobs
-from optc.backends.tvm.templates.taps import pieces
+from optc.backends.tvm.templates.slide_knobs import WRITTEN_OUT, Share, SlideKnobs
+from optc.backends.tvm.templates.taps import axis_runs, pieces
 from optc.ir.targets.target import Target
 
 _NEAR_LINE = 0.1  # cycles of a line from the second-level cache
 _FAR_LINE = 1.6  # and more, from beyond it
-_APART = 0.4  # and more, if the next line is not the next one read
+_AGAIN = 3.0  # and more, of one that a row of tiles above read, too, if much comes from beyond it
+_APART = 0.6  # and more, if the next line is not the next one read
 _WEIGHT = 0.25  # of an input: weights stay in the first level
 _LOAD = 0.4  # cycles of a load that multiplications do not hide
 _SWEEP = 5.0  # to find out where the tiles of a block are
 _WIDER = 5.0  # for each doubling of a block: fewer of its lines are fetched in pairs
-_ALONE = 1.12  # a row by itself: every input row is read for each of its rows of taps
+_AS_WIDE = 1.0  # if tiles are as wide as the image
+_ALONE = 1.12  # a row by itself, of too few sums to keep adders busy
+_BUSY = 12  # sums that do
+_CROWDED = 1.15  # more sums leave too few registers to what they meet
+_MANY = 14  # are more
+_CODE = 0.35  # cycles to fetch a multiply-add of code, for the first time since other kernels ran
 _FOREIGN = 1.2  # convolutions before and after share out something else: other cores hold the input
 _NARROWER = 6  # channels of a convolution before or after, as a divisor of these
 _FEW_TAPS = 9  # of more, cores that share out channels each fetch too much code for the borders
@@ -32,9 +38,11 @@ _BLOCKS = (2, 4, 8, 16)
 _ROWS = (1, 2, 3, 4)
 
 
-def candidates(shape: Geometry, target: Target, lanes: int) -> list[SlideKnobs]:
-    """Tiles that fit the registers, by rising cost."""
-    estimate = _Estimate(shape, target, lanes)
+def candidates(
+    shape: Geometry, target: Target, lanes: int, one_by_one: bool = False
+) -> list[SlideKnobs]:
+    """Tiles that fit the registers, by rising cost; see `Fold` for inputs taken one by one."""
+    estimate = _Estimate(shape, target, lanes, one_by_one)
     widest = max(phase.count for phase in shape.axes[-1])
     tallest = max(phase.count for phase in shape.axes[-2]) if len(shape.axes) > 1 else 1
     limit = target.vector_registers // 2
@@ -55,6 +63,7 @@ class _Estimate:
     shape: Geometry
     target: Target
     lanes: int
+    one_by_one: bool
 
     @cached_property
     def move(self) -> tuple[int, int]:
@@ -86,7 +95,8 @@ class _Estimate:
         shape = self.shape
         vectors = -(-shape.channels // self.lanes)
         outer = shape.batch * math.prod(sum(p.count for p in a) for a in shape.axes[:-2])
-        return outer * vectors * self._vector(knobs) * self._uneven(knobs, vectors)
+        work = outer * vectors * self._vector(knobs) * self._uneven(knobs, vectors)
+        return work + self._code(knobs)
 
     def _uneven(self, knobs: SlideKnobs, vectors: int) -> float:
         cores = self.target.cores
@@ -119,9 +129,20 @@ class _Estimate:
         spare = self.target.vector_registers - knobs.rows * knobs.columns
         loads += max(0, columns - spare) * pairs
         sums = knobs.rows * knobs.columns
-        work = (products * sums + _LOAD * loads) * (_ALONE if knobs.rows == 1 else 1.0)
-        sweep = _SWEEP / knobs.block + _WIDER * math.log2(knobs.block) * (1 - self._far)
+        work = products * sums + _LOAD * loads
+        work *= _ALONE if knobs.rows == 1 and sums < _BUSY else 1.0
+        crowded = sums > _MANY or (columns > spare and not self.one_by_one)
+        work *= _CROWDED if crowded else 1.0
+        wider = _AS_WIDE if knobs.columns >= width else _WIDER
+        sweep = _SWEEP / knobs.block + wider * math.log2(knobs.block) * (1 - self._far)
         return tiles * (work + sweep) + self._lines(knobs, tiles, rows, columns)
+
+    def _code(self, knobs: SlideKnobs) -> float:
+        """Cycles to fetch what is written out for each kind of tile, in every core."""
+        down = axis_runs(self.shape.axes[-2], knobs.rows) if len(self.shape.axes) > 1 else [None]
+        across = axis_runs(self.shape.axes[-1], knobs.columns)
+        sums = knobs.rows * sum(run.size for _, run in across)
+        return _CODE * min(len(down) * sums * self.shape.taps, WRITTEN_OUT)
 
     def _lines(self, knobs: SlideKnobs, tiles: int, rows: int, columns: int) -> float:
         """Cycles of lines that come from beyond the first-level cache."""
@@ -138,7 +159,10 @@ class _Estimate:
             read = tiles * rows * columns
         written = 2 * height * width
         moved = (read + written) * _NEAR_LINE
-        once = height * width * (self.move[0] * self.move[1] + 1)
+        inputs = height * width * self.move[0] * self.move[1]
+        again = max(0, row_tiles * rows * input_width - inputs)
+        moved += again * _AGAIN * min(1.0, 2 * self._far)
+        once = inputs + height * width
         apart = _APART if knobs.block < self.shape.channels // self.lanes else 0.0
         moved += once * self._far * (_FAR_LINE + apart)
         return moved * self.lanes * 4 / 64

@@ -8,6 +8,8 @@ from enum import Enum
 
 from optc.backends.tvm.templates.taps import Mask, Phase, axis_runs
 
+WRITTEN_OUT = 2_500  # multiply-adds of code: more kinds of rows than fit share loops
+
 
 class Share(Enum):
     """What threads share out."""

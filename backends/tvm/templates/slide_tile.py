@@ -35,13 +35,15 @@ class Fold:
 
     `step(sum, element, tap, channel)` adds an element, of the image's dtype, in a vector loop over
     channels; `tap` counts the window's elements. `finish(batch, place, channel, sum)` stores. Of a
-    whole vector the channel's base is a multiple of its lanes.
+    whole vector the channel's base is a multiple of its lanes. `one_by_one`: where positions move
+    in steps, inputs are taken one by one, which suits steps of one instruction.
     """
 
     dtype: str
     start: Expr
     step: Callable[[Expr, Expr, Expr, Lane], Expr]
     finish: Callable[[Expr, Sequence[Expr], Coordinate, Expr], None]
+    one_by_one: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class SlideTile:
         for tap, mask in enumerate(self.run.mask):
             for position in (position for position, inside in enumerate(mask) if inside):
                 met[position * self.phase.move + tap * self.phase.gap].append((tap, position))
-        if self.phase.move == 1 or sum(map(len, met.values())) > _UNROLLED:
+        one_by_one = self.nest.fold.one_by_one and self.phase.move > 1
+        if not one_by_one or sum(map(len, met.values())) > _UNROLLED:
             for row, taps in rows:
                 self._along(taps, pixels, beyond, row)
             return
