@@ -233,13 +233,13 @@ def program(
     jobs: Sequence[tuple[Job, Node]],
     kernels: Sequence[Kernel],
     target: Target,
-    read: bool = False,
+    readers: Sequence[int] = (),
 ) -> Program:
     """One program of many kernels: its first input says which of them runs.
 
     What a kernel reads is stored with the weights, what it writes goes to the arena: nothing is
     copied in or out. Behind the last of them is one that returns at once, for what a call takes,
-    and with `read` one for each that reads the weights of it and does nothing else.
+    and one for each of `readers` that reads that kernel's weights and does nothing else.
     """
     store, segments, arena = _Store([], {}), [], 0
     for number, ((job, node), kernel) in enumerate(zip(jobs, kernels, strict=True)):
@@ -265,11 +265,11 @@ def program(
     which = Operand(Space.INPUT, 0)
     functions = [Code().function("nothing", [])]
     more = [Call("nothing", (), f"{len(jobs)}", 0, 0)]
-    for number, segment in enumerate(list(segments) if read else ()):
-        weights = segment.calls[0].operands[1]
+    for place, number in enumerate(readers):
+        weights = segments[number].calls[0].operands[1]
         size = next(w.nbytes for w in store.blocks if w.offset == weights.offset) // 4
         functions.append(reading(size, f"reading{number}", target))
-        name = f"{len(jobs) + 1 + number}"
+        name = f"{len(jobs) + 1 + place}"
         more.append(Call(f"reading{number}", (weights, Operand(Space.ARENA, 0)), name, 0, 4 * size))
         arena = max(arena, target.cores * _CHAINS * target.vector_bits // 8)
     segments += [Segment(call.symbol, (call,)) for call in more]

@@ -29,39 +29,50 @@ from optc.cli.options import cache_folder
 from optc.ir.cost import compute_dtype, cost
 from optc.ir.targets.detect import host
 from optc.limits import limits_of
-from optc.roofline import Limits, Work
+from optc.roofline import Bound, Limits, Work
 from optc.runtime import Artifact, load
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS = 0.12  # of calls for each kernel
 CALL = "call"  # binds where a call takes longer than the work
 READ = "reading"  # of the same weights by the same threads in the same run
+_MOSTLY = 0.9  # of the bytes that a kernel moves
 BATCHES = 3  # of calls, far apart: a disturbance lasts longer than a kernel
 
 
-def prepare(family: str, folder: Path) -> None:
+def prepare(family: str, folder: Path, limits: Limits) -> None:
     """Build every kernel of a family into one artifact."""
     grid = cases((family,))
+    readers = [number for number, case in enumerate(grid) if _reads(case, limits)]
     builder = KernelBuilder(host())
     kernels = builder.build([case.job for case in grid])
     jobs = [(case.job, case.node) for case in grid]
-    made = program(jobs, kernels, host(), read=family in READING)
+    made = program(jobs, kernels, host(), readers)
     write_artifact(made, folder / "out", cache=cache_folder())
     made_by = [[kernel.template, kernel.flops] for kernel in kernels]
-    (folder / "made.json").write_text(json.dumps(made_by))
+    (folder / "made.json").write_text(json.dumps({"kernels": made_by, "readers": readers}))
+
+
+def _reads(case: Case, limits: Limits) -> bool:
+    """Whether a kernel does little but read one array of weights from beyond the first cache."""
+    if case.family in READING:
+        return True
+    work = work_of(case)
+    alone = len(case.job.body.inputs) == 2 and work.weights > _MOSTLY * (work.read + work.written)
+    return alone and limits.least(work).bound in (Bound.CACHE, Bound.MEMORY)
 
 
 def measure(family: str, folder: Path, limits: Limits, seconds: float) -> list[Cell]:
     """Time every kernel of a prepared family."""
     grid = cases((family,))
-    templates = json.loads((folder / "made.json").read_text())
+    made = json.loads((folder / "made.json").read_text())
     found = []
     with load(folder / "out", threads=limits.threads) as artifact:
         count = len(grid)
-        best = fastest(artifact, 2 * count + 1 if family in READING else count + 1, seconds)
-    call, plain = best[count], best[count + 1 :] or [None] * count
-    for case, (template, flops), nanoseconds, reading in zip(
-        grid, templates, best[:count], plain, strict=True
+        best = fastest(artifact, count + 1 + len(made["readers"]), seconds)
+    call, plain = best[count], dict(zip(made["readers"], best[count + 1 :], strict=True))
+    for number, (case, (template, flops), nanoseconds) in enumerate(
+        zip(grid, made["kernels"], best[:count], strict=True)
     ):
         work = work_of(case)
         if flops is not None:
@@ -70,8 +81,8 @@ def measure(family: str, folder: Path, limits: Limits, seconds: float) -> list[C
         limit, bound = least.seconds + call * 1e-9, least.bound.value
         if least.seconds < call * 1e-9:
             bound = CALL
-        if reading:
-            limit, bound = reading * 1e-9, READ
+        if number in plain:
+            limit, bound = plain[number] * 1e-9, READ
         took = nanoseconds * 1e-9
         found.append(
             Cell(
@@ -121,8 +132,8 @@ whichever binds, and what a call of nothing takes (some 20 ns, the clock include
 called again and again by itself; its fastest call counts. Zero trials. A GEMM `N x K` multiplies M
 rows of K by weights [N, K]. Operations are the kernel's own: a Winograd convolution does fewer than
 its definition takes, so that it may be faster and yet further from its limit than a direct one.
-The limit of GEMV is measured beside it: a function that reads the same weights and does nothing
-else, since what memory gives changes from minute to minute.
+What reading weights limits (GEMV, products of one or two rows) is held to a function beside it that
+reads the same weights and does nothing else: what caches and memory give changes by the minute.
 """
 
 
@@ -170,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = options.folder / family.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
         if options.prepare or not (folder / "made.json").exists():
-            prepare(family, folder)
+            prepare(family, folder, limits)
         if options.prepare:
             continue
         found = merged(
