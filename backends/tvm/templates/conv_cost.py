@@ -23,6 +23,7 @@ _LATENCY = 8.0  # additions in flight before a sum may be added to again
 _L2_LINE = 4.0  # 64 bytes of weights from the second-level cache, and from beyond it
 _FAR_LINE = 8.0
 _PAGE = 4096
+_LINE = 64
 _CROWDED = 8  # lines in one set that leave no room for the weights
 _UNFUSED = 2.0  # slots of a product and an addition
 _START = 100.0  # a tile's first and last steps, and finding out where it is
@@ -36,6 +37,7 @@ _CASES = 1.05  # several rows per tile: more cases in the code
 # more. Tiles' ends overlap with what is slow about them, but for these slots of a vector of sums.
 _STARTED, _COPY, _END = 2.78, 0.5, 2.25
 _ALONE = 35.0  # and these of a tile of one position
+_PIECE, _FAR_PIECE = 5.0, 14.0  # a position's line of results, which several panels write in turns
 _WAIT = 6.0  # as `_LATENCY`: an addition alone
 
 
@@ -123,7 +125,16 @@ class _Estimate:
         # Vectors of the items before each core's first.
         before = [_sum_to(widths, each, min(items, core * share)) for core in range(cores + 1)]
         most = max(high - low for low, high in pairwise(before))
-        return most * cores / before[-1]
+        return max(most * cores / before[-1], self._uneven_rows)
+
+    @property
+    def _uneven_rows(self) -> float:
+        """The same of rows, where a core has all panels of its own."""
+        heights, cores = self.rows, self.target.cores
+        if self.knobs.order is Order.WEIGHTS or len(heights) < cores:
+            return 1.0
+        ends = [core * len(heights) // cores for core in range(cores + 1)]
+        return max(sum(heights[low:high]) for low, high in pairwise(ends)) * cores / sum(heights)
 
     @property
     def _widths(self) -> Iterator[int]:
@@ -150,10 +161,23 @@ class _Estimate:
         sums = self.knobs.sums
         if self._in_place:
             alone = _ALONE if positions == 1 else 0.0
-            return _END * positions * sums * -(-vectors // sums) + alone
+            results = positions * -(-vectors // sums)
+            return _END * sums * results + self._piece(vectors) * positions + alone
         ends = _STORE * positions * vectors + _START
         ends += _RUN * positions if self.vectors > vectors else 0.0
         return ends * (_HALF if sums > 1 else 1.0)
+
+    def _piece(self, vectors: int) -> float:
+        """Slots to get a line back that other panels write, too, from where it stayed meanwhile."""
+        if vectors * self.lanes * 4 >= _LINE:
+            return 0.0
+        places = self.shape.results
+        if self.knobs.order is Order.IMAGE:
+            places = sum(phase.count for phase in self.shape.axes[-1])
+        held = places * self.shape.groups * self.shape.outputs * 4
+        if held <= self.target.cache("l1", 1 << 15):
+            return 0.0
+        return _PIECE if held <= self.middle else _FAR_PIECE
 
     def _step(self, phase: Phase, positions: int, vectors: int) -> float:
         """One input channel at one tap: `positions` elements times `vectors` vectors."""
