@@ -165,7 +165,7 @@ def _data(subject: Subject, request: DataRequest, against: Path | None) -> tuple
     if subject.saw(data):
         data = data.divided(Split(**subject.data["split"]))
     if subject.learnt_all(data):
-        show(_learnt_from(data))
+        show(_learnt_from(data, subject.data["source"]))
     labels = next(iter(data.part(Part.ALL))).labels if data.facts.labelled else None
     metric = choose_metric(request.metric, subject.outputs, data.batch, labels)
     if metric.against is Against.ORIGINAL and against is None:
@@ -177,13 +177,13 @@ def _data(subject: Subject, request: DataRequest, against: Path | None) -> tuple
     return data, metric
 
 
-def _learnt_from(data: Dataset) -> Diagnostic:
+def _learnt_from(data: Dataset, source: str) -> Diagnostic:
     return Diagnostic(
         "W0752",
         f"passes of the artifact learnt from {data.source.name}: it may be better on these samples "
         "than on others",
         Severity.WARNING,
-        help="optc eval with the samples that were --data when it was compiled, or with new ones",
+        help=f"--data {source}, which it was judged on",
     )
 
 
