@@ -28,6 +28,7 @@ _ROWS = 8  # at a time: more are no faster, and two sums of each have to fit the
 _WRITTEN_OUT = 16  # iterations of a loop
 _LOADED = 24  # vectors, beside which weights and sums find registers
 MOST_ROWS = 2 * _ROWS  # of a product's tile: LLVM keeps addresses of more in memory
+_LEAST = 0.02  # of all steps: a loop of its own has to start, and asks for weights elsewhere
 _ADDING_UP = 12  # steps that must be saved for each cycle of the instruction's latency
 
 
@@ -86,7 +87,8 @@ def tail_of(
     tails = [Tail(left, group, lanes) for group in groups]
     best = min(tails, key=lambda tail: sum(tail.split(steps)), default=None)
     saved = steps - sum(best.split(steps)) if best else 0
-    return best if rows * saved > _ADDING_UP * dot.latency else None
+    is_much = saved * lanes > _LEAST * steps * columns
+    return best if is_much and rows * saved > _ADDING_UP * dot.latency else None
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def test_tails_of_bytes_and_of_shorter_vectors(target: str) -> None:
         ((16, 16, 17), "znver5", None),  # no columns are left
         ((16, 31, 17), "znver5", None),  # too many are
         ((1, 17, 17), "znver5", None),  # adding up costs more than it saves
+        ((16, 1000, 192), "znver5", None),  # half of one vector of 63 is little
         ((31, 100, 100), "x86-64-v2", None),
         ((31, 100, 100), "neoverse-v1", None),
     ],
