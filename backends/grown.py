@@ -6,16 +6,16 @@ the file want to know which layers it is, and how to have it otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from optc.backends.kernel import BuildKernels
 from optc.backends.program import Program
-from optc.backends.works import Work, works_of
+from optc.backends.works import works_of
 from optc.ir.diagnostics import Diagnostic, Loc, Severity
 from optc.ir.graph import Node
 from optc.ir.module import Module
-from optc.ir.ops import Conv
+from optc.ir.ops import Conv, Task
 
 CODE, KEY = "N0540", "winograd_bytes"
 TEMPLATE = "winograd"
@@ -44,22 +44,27 @@ class Growth:
 
 def growths(module: Module, build: BuildKernels) -> Sequence[Growth]:
     """The layers of a fused module whose kernels `build` has built, or builds, in that way."""
+    graphs = [graph for graph in module.graphs if any(map(_convolutions, graph.nodes))]
+    works = [work for graph in graphs for work in works_of(graph) if _convolutions(work.node)]
+    jobs = {work.key: work.job for work in works}
+    kernels = dict(zip(jobs, build(tuple(jobs.values())), strict=True))
     found = []
-    for work in (work for graph in module.graphs for work in works_of(graph)):
-        (kernel,) = build((work.job,))
+    for work in works:
+        kernel = kernels[work.key]
         if not kernel.template.startswith(TEMPLATE):
             continue
         for place, pack in kernel.packs.items():
             natural = work.job.body.inputs[place].type
             before, after = natural.nbytes, pack.type(natural).nbytes
             if after > before:
-                conv = next(_convolutions(work), work.node)
+                conv = _convolutions(work.node)[0]
                 found.append(Growth(work.inputs[place].hint, conv.loc, before, after))
     return found
 
 
-def _convolutions(work: Work) -> Iterator[Node]:
-    return (node for node in work.job.body.nodes if isinstance(node.op, Conv))
+def _convolutions(node: Node) -> Sequence[Node]:
+    nodes = node.op.body.nodes if isinstance(node.op, Task) else (node,)
+    return [inner for inner in nodes if isinstance(inner.op, Conv)]
 
 
 def told(program: Program, found: Sequence[Growth]) -> Program:
