@@ -83,7 +83,7 @@ MODELS: Mapping[str, Model] = {
     "lines": Model(
         Setting(
             "PP-OCRv4 lines",
-            "prune-channels{ratio=0.1},reconstruct-weights",
+            "prune-channels{ratio=0.3,criterion=fit},reconstruct-weights",
             "",
             BOTH,
             "10MB",
