@@ -38,6 +38,7 @@ _CASES = 1.05  # several rows per tile: more cases in the code
 _STARTED, _COPY, _END = 2.78, 0.5, 2.25
 _ALONE = 35.0  # and these of a tile of one position
 _PIECE, _FAR_PIECE = 5.0, 14.0  # a position's line of results, which several panels write in turns
+_FAR_MISFIT = 1.05  # as `_MISFIT`: narrow panels ask for weights more often
 _WAIT = 6.0  # as `_LATENCY`: an addition alone
 
 
@@ -108,6 +109,8 @@ class _Estimate:
         uneven = self._uneven(tiles)
         far = self.vector_bytes * self.vectors * shape.groups > self.middle
         misfit = _MISFIT if (knobs.order is Order.WEIGHTS) is not far else 1.0
+        if self._in_place and far and knobs.order is Order.IMAGE:
+            misfit = _FAR_MISFIT
         kinds = len(set(self.rows)) * len(set(self.columns)) * len(set(self._widths))
         image = self._image() * repeats
         image *= _CASES if knobs.rows > 1 and not self._in_place else 1.0

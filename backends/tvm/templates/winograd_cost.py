@@ -17,6 +17,7 @@ from optc.ir.targets.target import Target
 
 _FAR_BYTES = 9.0  # from memory in a cycle, all cores together
 _BESIDE = 0.3  # of the shorter of work and fetching, that the longer does not hide
+_UNFUSED = 1.45  # a product and an addition; they have units of their own
 _LATENCY = 4.0  # cycles of a step with too few sums to be busy
 _LOAD = 0.07  # of a load beside multiply-adds
 _TILE = 30.0  # to start and finish a register tile
@@ -60,7 +61,7 @@ def _panel(tiling: Tiling, target: Target, vectors: float) -> float:
     """One panel of output channels of a block: products, and results from them."""
     knobs, shape = tiling.knobs, tiling.shape
     loads = knobs.rows + vectors
-    multiply = knobs.rows * vectors / 2 * (1 if target.fma else 2)
+    multiply = knobs.rows * vectors / 2 * (1 if target.fma else _UNFUSED)
     step = max(multiply, loads / 2, _LATENCY) + _LOAD * loads
     products = tiling.points * knobs.strips * (step * shape.inputs + _TILE)
     down, across = tiling.down, tiling.across
