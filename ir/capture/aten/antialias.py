@@ -35,7 +35,7 @@ class Filter:
 
 
 def _triangle(x: Array) -> Array:
-    return np.maximum(1 - np.abs(x), 0)
+    return np.where(np.abs(x) < 1, 1 - np.abs(x), 0.0)
 
 
 def _cubic(x: Array) -> Array:
@@ -68,9 +68,10 @@ def weights(filter: Filter, extent: int, target: int, scale: float) -> Array:
         centre = scale * (row + 0.5)
         first = max(floor(centre - filter.reach * wide + 0.5), 0)
         last = min(floor(centre + filter.reach * wide + 0.5), extent)
-        places = np.arange(first, last)
+        places = np.arange(first, last, dtype=np.float64)
         found[row, first:last] = filter.weight((places - centre + 0.5) / wide)
-    return found / found.sum(axis=1, keepdims=True)
+    found /= found.sum(axis=1, keepdims=True)
+    return found
 
 
 def _scale(extent: int, target: int, align: bool, factor: float | None) -> float:
