@@ -39,6 +39,7 @@ _STARTED, _COPY, _END = 2.78, 0.5, 2.25
 _ALONE = 35.0  # and these of a tile of one position
 _PIECE, _FAR_PIECE = 5.0, 14.0  # a position's line of results, which several panels write in turns
 _FAR_MISFIT = 1.05  # as `_MISFIT`: narrow panels ask for weights more often
+_FAR = 4  # times `middle`, from which on they do
 _WAIT = 6.0  # as `_LATENCY`: an addition alone
 
 
@@ -107,9 +108,10 @@ class _Estimate:
         repeats = shape.batch * shape.groups * math.prod(sum(p.count for p in a) for a in outer)
         tiles = repeats // shape.groups * len(self.rows) * len(self.columns)
         uneven = self._uneven(tiles)
-        far = self.vector_bytes * self.vectors * shape.groups > self.middle
+        whole = self.vector_bytes * self.vectors * shape.groups
+        far = whole > self.middle
         misfit = _MISFIT if (knobs.order is Order.WEIGHTS) is not far else 1.0
-        if self._in_place and far and knobs.order is Order.IMAGE:
+        if self._in_place and whole > _FAR * self.middle and knobs.order is Order.IMAGE:
             misfit = _FAR_MISFIT
         kinds = len(set(self.rows)) * len(set(self.columns)) * len(set(self._widths))
         image = self._image() * repeats
