@@ -125,11 +125,9 @@ def measured(name: str, model: Model, data: Path, folder: Path, samples: int) ->
 def rows(family: str, folder: Path) -> Iterator[list[str]]:
     """The lines of a family: of each model the plain artifact, then its variants."""
     for name, model in MODELS.items():
-        chosen = model.way.families[family]
         times = read_times(folder / name)
+        chosen = [variant for variant in model.way.families[family] if variant.key in times]
         for variant in (F32, *chosen) if chosen else ():
-            if variant.key not in times:
-                continue
             facts = Facts.read(folder / name / variant.key / "facts.json")
             numbers = together.numbers(times[variant.key])
             yield [model.way.name, str(variant), facts.quality, facts.drop, *numbers]
