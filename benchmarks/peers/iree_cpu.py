@@ -27,6 +27,8 @@ def prepare(job: Job) -> None:
     from torch_mlir import fx
 
     model, inputs = MODELS[job.model].make()
+    for part in model.modules():  # torch-mlir finds no buffers that are not in the state
+        part._non_persistent_buffers_set.clear()
     program = torch.export.export(model, inputs)
     module = fx.export_and_import(program, output_type="linalg-on-tensors", func_name="forward")
     folder = job.folder / "iree"
