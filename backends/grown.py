@@ -6,7 +6,7 @@ the file want to know which layers it is, and how to have it otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optc.backends.kernel import BuildKernels
@@ -73,3 +73,8 @@ def told(program: Program, found: Sequence[Growth]) -> Program:
     if not grown:
         return program
     return replace(program, metadata={**program.metadata, KEY: str(grown)})
+
+
+def grown_bytes(metadata: Mapping[str, str]) -> int:
+    """By how many bytes weights have grown, as a program's or a manifest's metadata say."""
+    return int(metadata.get(KEY, 0))

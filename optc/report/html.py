@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from optc.backends.aot.memory_facts import describe_memory
+from optc.backends.grown import grown_bytes
 from optc.backends.program import Call, Program
 from optc.inspect import ModuleFacts, inspect_module
 from optc.ir.diagnostics import Diagnostic
@@ -76,7 +77,7 @@ def render(
         "stored_bytes": program.stored_bytes,
         "state_bytes": program.state_bytes,
         "peak_bytes": program.peak_bytes,
-        "winograd_bytes": int(program.metadata.get("winograd_bytes", 0)),
+        "winograd_bytes": grown_bytes(program.metadata),
     }
     window = program.stream.window if program.stream is not None else 0
     drawn = MemoryMap.of(describe_memory(program), program.arena_bytes, window)

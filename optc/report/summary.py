@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optc.backends.grown import grown_bytes
 from optc.bench import Percentiles
 from optc.inspect import ModuleFacts
 from optc.report.exits import path_rows
@@ -69,8 +70,8 @@ def closing_rows(
     """The whole table: sizes, then what was measured in this run."""
     keys = ("arena_bytes", "stored_bytes", "state_bytes", "peak_bytes")
     memory = {key: int(manifest[key]) for key in keys}
-    grown = int(manifest.get("metadata", {}).get("winograd_bytes", 0))
-    yield from size_rows(before, after, {**memory, "winograd_bytes": grown})
+    memory["winograd_bytes"] = grown_bytes(manifest.get("metadata", {}))
+    yield from size_rows(before, after, memory)
     yield from budget_rows(fit)
     yield Row(
         "size on disk", "", bytes_text(sum(entry["bytes"] for entry in manifest["files"].values()))
