@@ -20,7 +20,16 @@ from optc.passes.precision.choices import Choice, Layer, layers_of, refused
 from optc.passes.precision.explain import Account, explained
 from optc.passes.precision.mixture import Mixture
 from optc.passes.precision.observe import Observer
-from optc.passes.precision.prices import Clocked, Price, Prices, Source, clocked, points_of, price
+from optc.passes.precision.prices import (
+    Clocked,
+    Price,
+    Prices,
+    Source,
+    clocked,
+    points_of,
+    price,
+    undominated,
+)
 from optc.passes.precision.quantization import Ranging
 from optc.passes.precision.search import Search
 from optc.passes.precision.sensitivity import Listener, Sensitivity, watched
@@ -138,11 +147,10 @@ class AssignPrecision(Pass):
             return listener.noise(alone)
 
         def priced(layer: Layer) -> dict[Choice, Price]:
-            found = {
-                choice: replace(price(layer, choice, latency, times), noise=noise(layer, choice))
-                for choice in layer.offers
-            }
-            return {choice: item for choice, item in found.items() if math.isfinite(item.noise)}
+            found = {choice: price(layer, choice, latency, times) for choice in layer.offers}
+            kept = list(found) if self.objective is Objective.SIZE else undominated(found)
+            heard = {choice: replace(found[choice], noise=noise(layer, choice)) for choice in kept}
+            return {choice: item for choice, item in heard.items() if math.isfinite(item.noise)}
 
         points = points_of(layers, mixture.placements(layers), latency)
         return Prices(tuple(map(priced, layers)), points)

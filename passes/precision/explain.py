@@ -67,7 +67,9 @@ def reason(account: Account, place: int) -> str:
         return f"{chosen.value}: {noise:.0f} dB, {time}, {-saved / 1e3:+.3g} kB"
     others = [choice for choice in prices if choice is not Choice.FLOAT]
     if not others:
-        return f"kept f32: {layer.reason or 'there is no other form of it'}"
+        small = "smaller weights alone are no faster" if len(layer.offers) > 1 else None
+        said = [text for text in (layer.reason, small) if text]
+        return f"kept f32: {'; '.join(said) or 'there is no other form of it'}"
     slower = {choice: account.prices.switched(account.plan, place, choice) for choice in others}
     best = min(others, key=lambda choice: slower[choice])
     if account.objective is Objective.LATENCY and slower[best] >= 0:

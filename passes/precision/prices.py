@@ -98,6 +98,24 @@ def price(
     return Price(seconds, _stored(layer, choice))
 
 
+def undominated(prices: Mapping[Choice, Price]) -> list[Choice]:
+    """The choices that some plan may be fastest by, whatever noise is.
+
+    One that reads the same as another, is no faster and has coarser weights can only lose: its
+    noise, which takes a run of the model to measure, need not be known.
+    """
+
+    def beaten(choice: Choice) -> bool:
+        return any(
+            other.activations is choice.activations
+            and other.weights.bits > choice.weights.bits
+            and prices[other].seconds <= prices[choice].seconds
+            for other in prices
+        )
+
+    return [choice for choice in prices if not beaten(choice)]
+
+
 def clocked(layers: Sequence[Layer], stopwatch: Stopwatch, activations: DType) -> Clocked | str:
     """What the kernels of all choices take, tables left out; or why that cannot be measured."""
     forms: dict[Hashable, Graph] = {}

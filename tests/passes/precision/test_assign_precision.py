@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from optc.ir.targets.find import find_target
 from optc.ir.text import parse
 from optc.ir.types import TensorType
 from optc.ir.verify import verify
-from optc.passes.base import PassContext, run_passes
+from optc.passes.base import Latency, PassContext, run_passes
 from optc.passes.precision.assign_precision import AssignPrecision
 from optc.passes.precision.choices import Choice
+from optc.passes.precision.mixture import Mixture
 from optc.passes.precision.solver import Objective
 from optc.passes.quality import Better, Difference, Interval, Judge, Part, Quality
 from optc.passes.standard import LOWER
@@ -122,6 +123,31 @@ def test_a_layer_that_would_be_slower_is_left_alone_and_says_so() -> None:
     ctx = replace(with_data(module), latency=_hates_integers)
     assert AssignPrecision().run(module, ctx) is module
     assert all("kept f32: would be" in said(ctx)[f"layer{n}"] for n in range(4))
+
+
+def test_forms_that_cannot_be_faster_are_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[set[Choice]] = []
+    true = Mixture.module
+
+    def module(self: Mixture, plan: Mapping[Any, Choice], lineage: Any = None) -> Module:
+        heard.append(set(plan.values()))
+        return true(self, plan, lineage)
+
+    monkeypatch.setattr(Mixture, "module", module)
+    source = net()
+    ctx = replace(with_data(source), latency=_computes(1e-9))
+    AssignPrecision().run(source, ctx)
+    assert set().union(*heard) == {Choice.HALF, Choice.INT8}  # reading weights takes no time
+    heard.clear()
+    AssignPrecision(objective=Objective.SIZE).run(source, ctx)
+    assert set().union(*heard) == set(Choice) - {Choice.FLOAT}
+
+
+def _computes(second: float) -> Latency:
+    def latency(flops: int, read: int, written: int, dtype: DType) -> float:
+        return second * flops * dtype.bits + 1e-12 * written
+
+    return latency
 
 
 def _hates_integers(flops: int, read: int, written: int, dtype: DType) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from optc.ir.dtype import DType
 from optc.passes.precision.choices import Choice
-from optc.passes.precision.prices import Point, Price, Prices
+from optc.passes.precision.prices import Point, Price, Prices, undominated
 from optc.passes.precision.solver import Objective, merit, solved
 
 FORMS = (DType.F32, DType.BF16, DType.I8)
@@ -58,6 +60,39 @@ def test_no_plan_within_the_limit_is_better(
     )
     assert merit(prices, found, objective) <= best + 2e-6 * abs(best) + 1e-9
     assert solved(prices, limit, objective) == found
+
+
+@settings(max_examples=60, deadline=None)
+@given(prices=tables(), limit=st.sampled_from((0.0, 1e-5, 1e-3, 0.1, 3.0, 1e3)))
+def test_nothing_faster_is_lost_with_choices_that_cannot_win(prices: Prices, limit: float) -> None:
+    whole = Prices(tuple(map(_coarser_is_noisier, prices.layers)), prices.points)
+    kept = tuple({c: layer[c] for c in undominated(layer)} for layer in whole.layers)
+    assert all(Choice.FLOAT in layer for layer in kept)
+    assert _fastest(replace(whole, layers=kept), limit) == _fastest(whole, limit)
+
+
+def _coarser_is_noisier(layer: Mapping[Choice, Price]) -> dict[Choice, Price]:
+    """Noise as it is: coarser weights beside equal activations add some."""
+    return {
+        choice: replace(
+            price,
+            noise=sum(
+                other.noise
+                for finer, other in layer.items()
+                if finer.activations is choice.activations
+                and finer.weights.bits >= choice.weights.bits
+            ),
+        )
+        for choice, price in layer.items()
+    }
+
+
+def _fastest(prices: Prices, limit: float) -> tuple[float, float]:
+    """Seconds, then noise, of the best of all plans within the limit."""
+    plans = [plan for plan in product(*prices.layers) if prices.noise(plan) <= limit]
+    seconds = min(map(prices.seconds, plans))
+    equal = [plan for plan in plans if prices.seconds(plan) <= seconds + 1e-12]
+    return round(seconds, 12), min(map(prices.noise, equal))
 
 
 def test_what_is_not_faster_is_left_alone() -> None:
