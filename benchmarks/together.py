@@ -59,7 +59,8 @@ class Setting:
 
     `share` is what exits may spend of the budget, all else before them included, where precision
     comes behind them. Of `precisions` each stands with all the others; the first also for another
-    machine; `options` are those of assigning. `memory` is the budget of the family of memory alone.
+    machine; `options` are those of assigning. `memory` is the budget of the family of memory alone,
+    `within` that of all families together.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Setting:
     calls: int
     share: float = 0.8
     options: str = ""
+    within: str = MEMORY
 
     def narrowed(self, precision: Precision) -> str:
         """The pass, with its options."""
@@ -79,7 +81,7 @@ class Setting:
         """All of them in one artifact."""
         exits = self.exits.replace("}", f",share={self.share:g}}}")
         passes = ",".join(filter(None, (self.prune, exits, self.narrowed(precision))))
-        return Variant(f"all-{precision.key}", passes, MEMORY, BUDGET)
+        return Variant(f"all-{precision.key}", passes, self.within, BUDGET)
 
     @property
     def families(self) -> Mapping[str, tuple[Variant, ...]]:
@@ -209,7 +211,7 @@ def ways_out(variant: Variant, place: Path) -> str:
     facts = Facts.read(place / variant.key / "facts.json")
     calls = max(1, sum(facts.exits.values()))
     ways = ", ".join(f"{way} {count / calls:.0%}" for way, count in facts.exits.items())
-    return f"Ways out of `{variant.passes}`: {ways}. Memory budget {MEMORY}: {facts.fit}.\n"
+    return f"Ways out of `{variant.passes}`: {ways}. Memory budget {variant.memory}: {facts.fit}.\n"
 
 
 def emulated(variant: Variant, place: Path) -> Iterator[str]:

@@ -116,7 +116,7 @@ def test_every_family_is_alone_and_in_the_whole() -> None:
         assert list(kept.values()) == alone
         for precision in way.precisions:
             whole = way.whole(precision)
-            assert whole.memory == together.MEMORY
+            assert whole.memory == way.within
             assert whole.passes.startswith(f"{way.prune},insert-exits{{n=2,share=")
             assert whole.passes.endswith(f",{way.narrowed(precision)}")
 
@@ -128,3 +128,4 @@ def test_what_a_model_has_no_use_for_is_no_variant() -> None:
         f"{way.prune},quantize",
         f"{way.prune},assign-precision{way.options}",
     ]
+    assert {v.memory for v in way.families["Together"]} == {"10MB"}
