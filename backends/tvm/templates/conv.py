@@ -20,7 +20,8 @@ from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.apart import SUMS, Apart, overwrites
 from optc.backends.tvm.templates.conv_cost import tile_cost
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs, Order
-from optc.backends.tvm.templates.convolve import Access, Convolve
+from optc.backends.tvm.templates.conv_loops import Access, ConvLoops
+from optc.backends.tvm.templates.convolve import convolve
 from optc.backends.tvm.templates.dot import BYTES, Dot, Words, dot_of, elementwise
 from optc.backends.tvm.templates.fused import AnchorPlan, FusedEmitter, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
@@ -244,7 +245,7 @@ class _Emission:
             self.dot, image, step, self.packed, self._finish, self.plan.task.epilogue_size,
             Apart(negated=overwrites(self.plan.target)),
         )  # fmt: skip
-        Convolve(self.code, self.shape, self.knobs, access, self.lanes, cycles).run()
+        convolve(ConvLoops(self.code, self.shape, self.knobs, access, self.lanes, cycles))
         return may_alias(self.io.finish(self.code, symbol))
 
     def _image(self, parallel: bool) -> Image:

@@ -96,7 +96,9 @@ class Slide:
     def _outer(self, digits: list[Expr], chosen: list[Phase], share: _Share) -> None:
         axis = len(chosen)
         if axis == len(digits) - 1:
-            self._blocks(Window(self, digits[0], digits[1:], chosen), share)
+            kernel, (batch, *places) = self.shape.kernel, digits
+            window = Window(self.code, self.image, kernel, self.fold, batch, places, chosen)
+            self._blocks(window, share)
             return
         phases = self.shape.axes[axis]
         most = max(phase.count for phase in phases)
@@ -122,7 +124,7 @@ class Slide:
             at = whole * lanes
             single = replace(self, knobs=replace(self.knobs, rows=1), written_out=0)
             for width in powers_of_two(rest):
-                single._strip(replace(window, nest=single), share, as_index(at), 0, width)
+                single._strip(window, share, as_index(at), 0, width)
                 at += width
 
     def _strip(

@@ -12,19 +12,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 
-from optc.backends.tvm.templates.loops import as_index
+from optc.backends.tvm.templates.image import Image
+from optc.backends.tvm.templates.loops import Code, as_index
 from optc.backends.tvm.templates.places import Coordinate, Lane
 from optc.backends.tvm.templates.slide_knobs import Band
 from optc.backends.tvm.templates.taps import Phase, Run, stretches
-
-if TYPE_CHECKING:
-    from optc.backends.tvm.templates.slide import Slide
 
 _UNROLLED = 192  # more steps than this per row of taps are a loop
 
@@ -50,7 +47,10 @@ class Fold:
 class Window:
     """Where tiles are along the axes but the last: single places with bounds, then a band."""
 
-    nest: Slide
+    code: Code
+    image: Image
+    kernel: Sequence[int]
+    fold: Fold
     batch: Expr
     digits: Sequence[Expr]
     phases: Sequence[Phase]
@@ -61,7 +61,7 @@ class Window:
     def bounded(self) -> Window:
         """With the taps of each axis that are inside, computed here."""
         bounds = tuple(
-            tuple(self.nest.code.bind(bound, "bound") for bound in phase.bounds(digit))
+            tuple(self.code.bind(bound, "bound") for bound in phase.bounds(digit))
             for phase, digit in zip(self.phases, self.digits, strict=True)
         )
         return replace(self, bounds=bounds)
@@ -73,16 +73,16 @@ class SlideTile:
     def __init__(
         self, window: Window, phase: Phase, run: Run, left: Expr, channel: Expr, lanes: int
     ) -> None:
-        self.window, self.nest, self.code = window, window.nest, window.nest.code
+        self.window, self.code, self.fold = window, window.code, window.fold
         self.phase, self.run, self.left = phase, run, left
         self.channel, self.lanes = channel, lanes
         self.height = window.band.size if window.band else 1
         shape = (self.height * run.size, lanes)
-        self.sums: Buffer = self.code.scratch("sums", shape, self.nest.fold.dtype)
+        self.sums: Buffer = self.code.scratch("sums", shape, self.fold.dtype)
 
     def emit(self) -> None:
         """Clear, sum, finish."""
-        code, fold = self.code, self.nest.fold
+        code, fold = self.code, self.fold
         with code.unrolled("p", self.height * self.run.size) as p:
             with code.vector("lane", self.lanes) as lane:
                 code.store(self.sums, (p, lane), fold.start)
@@ -133,14 +133,16 @@ class SlideTile:
         at = self.window.top * phase.move + (phase.offset + nearest)
         pixels = self._pixels([*place, at])
         for distance in sorted(met):
-            step = (distance - nearest) * self.nest.image.steps[-3]
+            step = (distance - nearest) * self.window.image.steps[-3]
             elements = [(row, phase.kernel + tap * phase.stride) for row, tap in met[distance]]
             rows = [(row, [*taps, as_index(element)]) for row, element in elements]
             self._across(rows, pixels, step)
 
     def _pixels(self, place: list[Expr]) -> Callable[[Expr], Expr]:
         column = self.left * self.phase.move + self.phase.offset
-        return self.nest.image.window(self.code, [self.window.batch, *place, column, self.channel])
+        return self.window.image.window(
+            self.code, [self.window.batch, *place, column, self.channel]
+        )
 
     def _across(
         self, rows: Sequence[tuple[int, list[Expr]]], pixels: Callable[[Expr], Expr], beyond: int
@@ -150,13 +152,13 @@ class SlideTile:
         for tap, mask in enumerate(self.run.mask):
             for position in (position for position, inside in enumerate(mask) if inside):
                 met[position * self.phase.move + tap * self.phase.gap].append((tap, position))
-        one_by_one = self.nest.fold.one_by_one and self.phase.move > 1
+        one_by_one = self.fold.one_by_one and self.phase.move > 1
         if not one_by_one or sum(map(len, met.values())) > _UNROLLED:
             for row, taps in rows:
                 self._along(taps, pixels, beyond, row)
             return
         # Positions that move in steps meet more inputs than there are registers left: one by one.
-        kernel = self.nest.shape.kernel
+        kernel = self.window.kernel
         flats = [(row, self.code.bind(_row_of(taps, kernel), "tap")) for row, taps in rows]
         for column in sorted(met):
             for row, flat in flats:
@@ -169,7 +171,7 @@ class SlideTile:
     ) -> None:
         """A row of taps for a row of positions."""
         code = self.code
-        flat = code.bind(_row_of(taps, self.nest.shape.kernel), "tap")
+        flat = code.bind(_row_of(taps, self.window.kernel), "tap")
         first = 0
         for mask, same in groupby(self.run.mask):
             count = len(list(same))
@@ -192,14 +194,12 @@ class SlideTile:
         position: Expr,
     ) -> None:
         phase, sums = self.phase, self.sums
-        distance = (position * phase.move + tap * phase.gap) * self.nest.image.column + beyond
+        distance = (position * phase.move + tap * phase.gap) * self.window.image.column + beyond
         element = flat + (phase.kernel + tap * phase.stride)
         place = row * self.run.size + position
         with self.code.vector("lane", self.lanes) as lane:
             channel = Lane(self.channel, lane, self.lanes)
-            value = self.nest.fold.step(
-                sums[place, lane], pixels(distance + lane), element, channel
-            )
+            value = self.fold.step(sums[place, lane], pixels(distance + lane), element, channel)
             self.code.store(sums, (place, lane), value)
 
 
