@@ -42,6 +42,8 @@ from optc.ir.dtype import DType
 from optc.ir.ops import Conv, ConvTranspose
 from optc.ir.types import TensorType
 
+_MANY_REGISTERS = 32
+
 
 @dataclass(frozen=True, slots=True)
 class ConvPack:
@@ -198,7 +200,19 @@ class ConvPlan(AnchorPlan):
         # out, that it wants spares.
         if vectors == 1 or self.shape.inputs < FEW_CHANNELS:
             limit = max(1, (limit * vectors - 2) // vectors)
-        return self._of_height(vectors, limit)
+        return self._of_height(vectors, min(limit, self._sharing(vectors)))
+
+    def _sharing(self, vectors: int) -> int:
+        """The most positions of a tile whose words are read by neighbours, too, at other taps.
+
+        LLVM sees that and keeps them: with sums and weights they take most registers, or lie in
+        memory (first layers of bytes, AVX-512: 160 us with seven positions, 180 with eight).
+        """
+        target = self.target
+        shared = self.words.taps > 1 and self.dot.adds and not broadcasts_lanes(target)
+        if not shared or target.vector_registers < _MANY_REGISTERS:
+            return target.vector_registers
+        return max(1, (target.vector_registers * 3 // 4 - vectors) // (vectors + 1))
 
     def _of_height(self, vectors: int, limit: int) -> list[ConvKnobs]:
         """Tiles of at most so many positions."""

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from optc.backends.tvm.templates.conv import ConvPack
+from optc.backends.tvm.templates.conv import Convolution, ConvPack, ConvPlan
+from optc.backends.tvm.templates.conv_knobs import ConvKnobs
 from optc.backends.tvm.templates.dot import Words
+from optc.backends.tvm.templates.plan import Problem
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
@@ -95,6 +97,20 @@ def test_other_layouts_and_kinds(kind: DType) -> None:
         conv(Conv((1,), ((1, 1),), (1,), 1, True), (2, 17, 8), (12, 8, 3), kind, "bias"),
     ]
     assert check(tasks) == {"conv/3"}
+
+
+@pytest.mark.parametrize(("kernel", "outputs"), [(7, 64), (3, 32), (3, 16)])
+def test_words_that_neighbours_read_too_stay_in_registers(kernel: int, outputs: int) -> None:
+    target = find_target("znver4")
+    op, x, weight = square(kernel, 2, kernel // 2), (1, 224, 224, 3), (outputs, 3, kernel, kernel)
+    bytes_ = conv(op, x, weight, U8)
+    plan = Convolution().match(Problem(bytes_.body, bytes_.constants, target))
+    assert isinstance(plan, ConvPlan)
+    for knobs in plan.candidates():
+        assert isinstance(knobs, ConvKnobs)
+        positions = knobs.rows * knobs.columns
+        held = positions * knobs.vectors + positions + knobs.vectors
+        assert held <= target.vector_registers * 3 // 4
 
 
 @st.composite
