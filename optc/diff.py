@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 from optc.backends.reference.trace import trace
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Node, Value
-from optc.ir.module import Module
+from optc.ir.module import Module, Port
 from optc.ir.names import value_names
 from optc.ir.printer import node_lines
+from optc.roughness import TOLERANCE, of_outputs, of_values
 
 Arrays = Mapping[str, NDArray[Any]]
 BUDGET = 1 << 30  # bytes of values kept at once
-TOLERANCE: Mapping[DType, float] = {
-    DType.F64: 1e-8, DType.F32: 1e-4, DType.F16: 1e-2, DType.BF16: 5e-2,
-}  # fmt: skip  # shares of a value's range; other dtypes must be equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +63,18 @@ class Culprit:
 
 
 def measure(
-    name: str, right: NDArray[Any], found: NDArray[Any], dtype: DType, scale: float = 1.0
+    name: str,
+    right: NDArray[Any],
+    found: NDArray[Any],
+    dtype: DType,
+    scale: float = 1.0,
+    rough: float = 0.0,
 ) -> Gap:
-    """Compare two arrays in the storage of `dtype`; `scale` multiplies the tolerance."""
-    tolerance = TOLERANCE.get(dtype, 0.0) * scale
+    """Compare two arrays in the storage of `dtype`; `scale` multiplies the tolerance.
+
+    `rough` is the least tolerance, where half floats were computed with on the way.
+    """
+    tolerance = max(TOLERANCE.get(dtype, 0.0), rough) * scale
     if right.shape != found.shape:
         return Gap(name, float("inf"), tolerance)
     a, b = _numbers(right, dtype), _numbers(found, dtype)
@@ -88,11 +94,13 @@ def compare_outputs(
     module: Module, right: Arrays, found: Arrays, scale: float = 1.0
 ) -> tuple[Gap, ...]:
     """One gap for each output of `module`; an output that is missing is infinitely far off."""
-    missing = np.empty((0,))
-    return tuple(
-        measure(port.name, right[port.name], found.get(port.name, missing), port.type.dtype, scale)
-        for port in module.outputs
-    )
+    missing, rough = np.empty((0,)), of_outputs(module)
+
+    def gap(port: Port) -> Gap:
+        name, dtype = port.name, port.type.dtype
+        return measure(name, right[name], found.get(name, missing), dtype, scale, rough[name])
+
+    return tuple(gap(port) for port in module.outputs)
 
 
 def locate(
@@ -101,6 +109,7 @@ def locate(
     """The first node of `other` whose value leaves its tolerance; None when outputs are right."""
     twins = {b: a for graph in other.graphs for a, b in _pairs(right, graph)}
     gaps: dict[Value, Gap] = {}
+    rough = of_values(other)
     for part in _rounds(twins, budget):
         kept: dict[Value, NDArray[Any]] = {}
         wanted = [twins[value] for value in part]
@@ -109,7 +118,8 @@ def locate(
         def see(
             value: Value, array: NDArray[Any], kept: Mapping[Value, NDArray[Any]] = kept
         ) -> None:
-            gap = measure(value.hint, kept[twins[value]], array, value.type.dtype, scale)
+            dtype, least = value.type.dtype, rough.get(value, 0.0)
+            gap = measure(value.hint, kept[twins[value]], array, dtype, scale, least)
             if value not in gaps or gap.error > gaps[value].error:
                 gaps[value] = gap
 

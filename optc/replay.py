@@ -28,6 +28,7 @@ from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.passes.base import Effect, Pass, run_passes
 from optc.passes.pipeline import Pipeline
+from optc.roughness import of_kernel, of_values
 from optc.runtime import load
 
 if TYPE_CHECKING:
@@ -260,8 +261,15 @@ def _run_chunk(
     if own is not None:
         own |= found
         _add_reshapes(nodes, {**given, **own}, own)
-    scale = rebuild.scale
-    return {v: measure(v.hint, right[v], a, v.type.dtype, scale) for v, a in found.items()}
+    rough = of_values(module) if own is not None else _of_kernels(nodes)
+    return {
+        v: measure(v.hint, right[v], a, v.type.dtype, rebuild.scale, rough.get(v, 0.0))
+        for v, a in found.items()
+    }
+
+
+def _of_kernels(nodes: Sequence[Node]) -> Mapping[Value, float]:
+    return {v: rough for n in nodes for v, rough in zip(n.outputs, of_kernel(n), strict=True)}
 
 
 _Part = tuple[Module, Sequence[Value], Sequence[Value]]  # to run; its inputs and outputs in `graph`
