@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from optc.backends.tvm.templates.dot import Dot
 from optc.backends.tvm.templates.loops import FORK_CYCLES
+from optc.backends.tvm.templates.products_apart import pass_cycles
 from optc.backends.tvm.templates.tail import Tail, tail_of
 from optc.backends.tvm.templates.tile import (
     block_of,
@@ -33,6 +34,9 @@ _CUT_STREAMS = 1.1  # these bind, and each core then goes through all panels: me
 _WAKING = 650.0  # cycles until threads run, and one knows that they are done
 _WORTH_WAKING = 450.0  # cycles to save for each of them
 _CROWDED = 1.03  # all registers are taken: LLVM spills some now and then
+_CONFLICT = 0.25  # of a pair of elements whose cache line is always gone
+_DRAIN = 2.0  # cycles of a vector of sums that wait in memory
+_BESIDE = 0.08  # of the time for lines from the second-level cache, beside passes
 _CASES = 1.03  # strips of two heights are two cases in the code
 
 
@@ -42,7 +46,8 @@ class GemmKnobs:
 
     Strips of rows are taken in `blocks`: all panels of weights meet one block before the next. One
     block reads each weight once, many keep the left side in a near cache. `parts` of the sums are
-    computed apart, each by a core, and added up.
+    computed apart, each by a core, and added up. With `apart`, results have two sums, of even and
+    of odd elements along K, and so many vectors of them are added to at a time.
     """
 
     rows: int
@@ -50,6 +55,7 @@ class GemmKnobs:
     unroll: int
     blocks: int = 1
     parts: int = 1
+    apart: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,9 +125,13 @@ class GemmShape:
         """All weights."""
         return self.panel_bytes(-(-self.n // self.lanes))
 
+    def passes(self, knobs: GemmKnobs, vectors: float) -> int:
+        """Over K, for a tile of so many vectors, of settings with sums apart."""
+        return math.ceil(vectors * self.dot.sums / knobs.apart)
+
     def is_crowded(self, knobs: GemmKnobs) -> bool:
         """Whether weights that are loaded a step early have no registers of their own."""
-        return (knobs.rows + 2) * knobs.vectors >= self.target.vector_registers
+        return not knobs.apart and (knobs.rows + 2) * knobs.vectors >= self.target.vector_registers
 
     def near_blocks(self, knobs: GemmKnobs) -> tuple[int, ...]:
         """Numbers of blocks worth a thought: one, and as few as let one fit the second cache.
@@ -192,6 +202,8 @@ class GemmShape:
 
     def _strips_of_panel(self, knobs: GemmKnobs, rows: float, width: int) -> float:
         """Cycles of a panel of `width` vectors, all strips of it."""
+        if knobs.apart:
+            return self._passes_of_panel(knobs, rows, width)
         strips, dot = self.strips(knobs), self.dot
         fused = self.target.fma or bool(dot.intrinsic)
         steps = self.steps / knobs.parts
@@ -214,6 +226,18 @@ class GemmShape:
             # Every element of a row is fetched again, with its cache line, at every step.
             work += rows * self.steps * strips
         return work * (1 + _LOAD * (rows + width) / (rows * width))
+
+    def _passes_of_panel(self, knobs: GemmKnobs, rows: float, width: int) -> float:
+        """The same with sums apart: rows are read again for each pass, from the cache they fit."""
+        strips, passes = self.strips(knobs), self.passes(knobs, width)
+        steps = self.steps / knobs.parts
+        tile = passes * pass_cycles(rows, knobs.apart, steps) + _DRAIN * rows * width
+        if knobs.rows > self.apart:
+            tile += _CONFLICT * rows * steps * passes
+        lines = width * self.lanes * steps / self.line
+        near = rows * steps * LINE / self.line <= _KEPT * self.target.cache("l1", 1 << 15)
+        lines += rows * steps / self.line * (1 if near else passes)
+        return (tile + _BESIDE * _LINE_CYCLES * lines) * strips * knobs.parts
 
     def _tail_cycles(self, tail: Tail, rows: float) -> float:
         """Cycles of a strip's last columns."""

@@ -132,6 +132,20 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
+class EvenWords(Neighbours):
+    """Of a left side whose rows are `stride` elements apart."""
+
+    stride: int
+
+    def rows(self, at: Sequence[Expr], row: Expr, first: Expr) -> Callable[[int, Expr], Expr]:
+        """See Left; by one address register, see `image.Span`."""
+        (start,) = self.at([*at, row, first * self.group])
+        start = self.code.bind(tirx.Cast("int64", start), "start")
+        span = Span(self.buffer, start, self.group)
+        return lambda distance, k: span[k * self.group + distance * self.stride]
+
+
+@dataclass(frozen=True)
 class Product:
     """`linear` or `matmul` as [*batch, m, k] x [*batch, k, n]; a shared right side has no batch."""
 
@@ -273,8 +287,11 @@ def _neighbours_in_place(code: Code, io: FusedEmitter, product: Product, dot: Do
     found = _whole_words(steps, product, dot)
     if found is None:
         return None
-    place, _ = found
-    return Neighbours(code, flat(code, io, steps.source), dot.group, place)
+    place, stride = found
+    whole = flat(code, io, steps.source)
+    if dot.apart:
+        return EvenWords(code, whole, dot.group, place, stride)
+    return Neighbours(code, whole, dot.group, place)
 
 
 def _as(value: Expr, dtype: str) -> Expr:

@@ -330,19 +330,21 @@ def drain(
     finish: Callable[[Expr, Coordinate, Expr], None],
     epilogue_size: int,
     by_column: bool = False,
+    ready: bool = False,
 ) -> None:
     """Call `finish(row, column, value)` for all results, inside vector loops along columns.
 
-    `by_column`: along rows instead, for results that are stored transposed.
+    `by_column`: along rows instead, for results that are stored transposed. `ready`: sums lie in
+    memory, not in registers.
     """
     if by_column:
-        _drain_columns(code, tile, sums, finish)
+        _drain_columns(code, tile, sums if ready else _copied(code, tile, sums), finish)
         return
     if epilogue_size * tile.rows <= _UNROLLED_EPILOGUE * 8:
         for row in range(tile.rows):
             _drain_row(code, tile, sums, as_index(row), finish)
         return
-    copy = _copied(code, tile, sums)
+    copy = sums if ready else _copied(code, tile, sums)
     with code.loop("row", tile.rows) as row:
         _drain_row(code, tile, copy, row, finish)
 
@@ -359,9 +361,8 @@ def _copied(code: Code, tile: Tile, sums: Buffer) -> Buffer:
 
 
 def _drain_columns(
-    code: Code, tile: Tile, sums: Buffer, finish: Callable[[Expr, Coordinate, Expr], None]
+    code: Code, tile: Tile, copy: Buffer, finish: Callable[[Expr, Coordinate, Expr], None]
 ) -> None:
-    copy = _copied(code, tile, sums)
     with code.loop("column", tile.columns) as column:
         for first, lanes in Tile(1, tile.rows, tile.lanes).pieces():
             with code.vector("lane", lanes) as lane:
