@@ -15,6 +15,7 @@ from optc.backends.aot.build import Emit
 from optc.backends.program import Program
 from optc.clock import Clock, Progress
 from optc.contexts import pass_context
+from optc.idle import Idle
 from optc.ir.diagnostics import Diagnostic, InternalError, OptcError
 from optc.ir.module import Module
 from optc.ir.printer import print_module
@@ -156,7 +157,8 @@ def compile_module(
     payoffs = _payoffs(target, evidence, options, context.exits)
     history, times, milestones = History(), PassTimes(payoffs), Milestones()
     kept = (milestones,) if options.measure_passes else ()
-    watchers = (history, times, *kept, *observers)
+    idle = Idle(options.pipeline.passes, context.diagnostics)
+    watchers = (history, times, idle, *kept, *observers)
 
     def builds(jobs: Sequence[Job]) -> Sequence[Kernel]:
         return builder.build(jobs, lambda done: clock.tick("kernels", done, len(jobs)))
@@ -190,7 +192,8 @@ def compile_module(
         chosen = () if options.exact else options.pipeline.passes
         of_data = (*of_data, *options.data.unspent(chosen))
     of_weights = [layer.remark() for layer in growth]
-    diagnostics = (*of_data, *context.diagnostics, *of_weights, *builder.diagnostics)
+    of_passes = (*context.diagnostics, *idle.findings())
+    diagnostics = (*of_data, *of_passes, *of_weights, *builder.diagnostics)
     quality = _measure(evidence, lowered, program, options, clock) if evidence else None
     timings = None
     if options.measure_passes:

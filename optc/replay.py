@@ -27,6 +27,7 @@ from optc.ir.ops import Reshape
 from optc.ir.targets.find import find_target
 from optc.ir.targets.target import Target
 from optc.passes.base import Effect, Pass, run_passes
+from optc.passes.early_exit.route_to import RouteTo
 from optc.passes.pipeline import Pipeline
 from optc.roughness import of_kernel, of_values
 from optc.runtime import load
@@ -47,16 +48,26 @@ class Stage:
 
 
 def read_lock(folder: Path) -> Mapping[str, Any]:
-    """The lock of an artifact; raises E0725 when there is none that can be read."""
+    """An artifact's lock; raises E0725 where none can be read, E0729 where it has two models."""
     try:
         lock = json.loads((folder / "lock.json").read_text())
         if isinstance(lock["passes"], list) and isinstance(lock["target"]["name"], str):
-            return dict(lock)
+            return _of_one_model(folder, dict(lock))
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise error(
         "E0725", f"{folder} has no lock.json that says how it was made", help="compile it again"
     )
+
+
+def _of_one_model(folder: Path, lock: dict[str, Any]) -> Mapping[str, Any]:
+    if any(str(text).startswith(f"{RouteTo.name}{{") for text in lock["passes"]):
+        raise error(
+            "E0729",
+            f"{folder} answers with two models: its passes cannot be run again on one of them",
+            help=f"optc eval {folder} --data DATA --against MODEL",
+        )
+    return lock
 
 
 def target_of(lock: Mapping[str, Any]) -> Target:

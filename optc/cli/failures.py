@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -65,7 +66,12 @@ def _findings(problem: Exception) -> tuple[Diagnostic, ...]:
 
 
 def show(diagnostic: Diagnostic) -> None:
-    """Write one diagnostic to stderr; its head is coloured at a terminal."""
+    """Write one diagnostic to stderr; its head is coloured at a terminal.
+
+    An error that has no better advice has its page.
+    """
+    if diagnostic.severity is Severity.ERROR and not diagnostic.help:
+        diagnostic = replace(diagnostic, help=f"optc explain {diagnostic.code}")
     head, _, rest = str(diagnostic).partition(":")
     styled = click.style(head, fg=COLORS[diagnostic.severity], bold=True)
     click.echo(f"{styled}:{rest}", err=True)

@@ -276,3 +276,10 @@ def test_a_closed_pipe_is_quiet() -> None:
     line = f"{sys.executable} -m optc.cli ops --ir | head -1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_an_error_without_better_advice_has_its_page(optc: Optc) -> None:
+    Path("folder").mkdir()
+    found = optc("tune", "--import", "folder", "--export", "e.jsonl", "--records", "r.jsonl")
+    assert (found.code, found.diagnostics) == (1, ["E0112"])
+    assert "help: optc explain E0112" in found.err

@@ -41,3 +41,12 @@ def test_without_data_nothing_is_made(optc: Optc, here: None) -> None:
     assert (result.code, result.diagnostics) == (1, ["E0134"])
     assert "--data calib.npz" in result.err
     assert not Path("o").exists()
+
+
+def test_a_pass_that_did_nothing_is_named(optc: Optc, here: None) -> None:
+    """What a user wrote down and did not get is no remark: there are no heads in this model."""
+    step = "prune-heads{ratio=0.5}"
+    result = optc("compile", "m.pt2", "-o", "o", "--no-bench", "-p", f"remove-dead,{step}")
+    assert (result.code, result.diagnostics) == (0, ["W0755"])
+    assert f"{step} changed nothing" in result.err
+    assert "help: optc passes prune-heads" in result.err

@@ -90,3 +90,13 @@ def test_what_cannot_be_routed_is_refused(
     assert found.code == 1
     assert found.diagnostics == [code]
     assert not Path("out").exists()
+
+
+def test_a_routed_artifact_cannot_be_made_again_from_one_model(optc: Optc, models: None) -> None:
+    """The outputs are compared; who is to blame cannot be told, which is said so."""
+    made = optc("route", "small1.optc", "large1.optc", "-o", "out", "--threshold", "2.5")
+    assert made.code == 0, made.err
+    found = optc("diff", "large1.optc", "out", "--scale", "1e-9")
+    assert found.code == 1
+    assert found.diagnostics == ["E0729"]
+    assert "help: optc eval out --data DATA --against MODEL" in found.err
