@@ -210,12 +210,17 @@ def timed(subject: Subject, variants: Sequence[Variant], folder: Path, calls: in
 
 
 def in_turns(artifacts: Sequence[Artifact], inputs: Sequence[Mapping[str, Array]]) -> Array:
-    """Milliseconds [calls, artifacts], measured in C; calls that were disturbed are left out."""
+    """Milliseconds [calls, artifacts], measured in C; calls that were disturbed are left out.
+
+    Who comes after whom is drawn for each call: an artifact whose weights come from afar leaves
+    other caches behind than one that is small.
+    """
     for artifact in artifacts:
         artifact.bench(**inputs[0], runs=WARM)
-    taken = np.array(
-        [[int(a.bench(**given, runs=1)[0]) for a in artifacts] for given in inputs], np.float64
-    )
+    taken, draw = np.empty((len(inputs), len(artifacts))), np.random.default_rng(0)
+    for row, given in zip(taken, inputs, strict=True):
+        for number in draw.permutation(len(artifacts)):
+            row[number] = int(artifacts[number].bench(**given, runs=1)[0])
     calm = (taken < DISTURBED * np.median(taken[:, 0])).all(1)
     found: Array = taken[calm] * 1e-6
     return found
