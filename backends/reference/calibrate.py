@@ -22,6 +22,7 @@ from optc.backends.reference.calls import calls_at_once, chunks, see_calls
 from optc.backends.reference.gradients import Loss, joint_scores, scores
 from optc.backends.reference.spread import Spread
 from optc.backends.reference.walk import ReferenceWalk
+from optc.ir.diagnostics import error
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
 from optc.ir.module import Module, Run
@@ -97,7 +98,7 @@ class ReferenceCalibration:
                 for value, array in found.items():
                     spreads[value].add(array)
             for value, spread in spreads.items():
-                whole = spread.statistics()
+                whole = _shown(value, spread)
                 self._keep(keys[value], {f.name: getattr(whole, f.name) for f in fields(whole)})
         return {value: _statistics(keys[value]) for value in values}
 
@@ -204,6 +205,19 @@ def _values(
 def _plain(value: Value) -> np.dtype[Any]:
     bf16 = value.type.dtype is DType.BF16
     return np.dtype(np.float32) if bf16 else np.dtype(value.type.dtype.storage)
+
+
+def _shown(value: Value, spread: Spread) -> Statistics:
+    """What was found of a value; raises E0757 where none of it was finite."""
+    try:
+        return spread.statistics()
+    except ValueError:
+        raise error(
+            "E0757",
+            f"on every calibration sample {value.hint or 'a value'} is NaN or infinite throughout: "
+            "no range can be learnt from that",
+            help="numpy.isfinite(array).all() of each array in the calibration samples",
+        ) from None
 
 
 def _places(module: Module) -> Mapping[Value, str]:

@@ -166,6 +166,8 @@ def _data(subject: Subject, request: DataRequest, against: Path | None) -> tuple
         data = data.divided(Split(**subject.data["split"]))
     if subject.learnt_all(data):
         show(_learnt_from(data, subject.data["source"]))
+    for finding in data.findings():
+        show(finding)
     labels = next(iter(data.part(Part.ALL))).labels if data.facts.labelled else None
     metric = choose_metric(request.metric, subject.outputs, data.batch, labels)
     if metric.against is Against.ORIGINAL and against is None:

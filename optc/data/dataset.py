@@ -25,7 +25,7 @@ from optc.data.function import Function
 from optc.data.labels import Labels
 from optc.data.source import Array, Arrays, Block, Files, Source
 from optc.data.split import Split
-from optc.ir.diagnostics import OptcError, error
+from optc.ir.diagnostics import Diagnostic, OptcError, Severity, error
 from optc.passes.calibration import Batch
 from optc.passes.quality import Part
 
@@ -63,7 +63,17 @@ class Dataset:
         self.split, self.limit = split, limit
         self.batch: int | None = None  # samples of a call; None: a sample is a call without an axis
         self.dropped: NDArray[np.bool_] | None = None  # samples that are in no part
+        self.nans = 0  # samples with a NaN in them
         self.facts = self._scan()
+
+    def findings(self) -> list[Diagnostic]:
+        """W0756 where samples hold NaN, which no model takes for anything."""
+        if not self.nans:
+            return []
+        text = f"{self.nans} of {self.facts.samples} samples of {self.source.name} hold NaN"
+        text += ": what is learnt from them, or judged by them, says nothing"
+        help = "numpy.nan_to_num(array), or leave them out"
+        return [Diagnostic("W0756", text, Severity.WARNING, help=help)]
 
     def without(self, dropped: NDArray[np.bool_]) -> Dataset:
         """The same data, with some samples in no part; `dropped` has an entry a sample."""
@@ -208,6 +218,7 @@ class Dataset:
                 content.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
             calibration += int(self.split.mask(samples, count, Part.CALIBRATION).sum())
             samples += count
+            self.nans += _with_nan(block, count)
             labelled.add(ROWS in block)
         if not samples:
             raise error("E0746", f"{self.source.name} has no samples", help="--data calib.npz")
@@ -288,6 +299,15 @@ class PartOfData:
         whole = self._data.batch is None
         inputs = {n: a[0] if whole else a for n, a in arrays.items() if n != ROWS}
         return Batch(inputs, valid, self._data.batch, arrays.get(ROWS))
+
+
+def _with_nan(block: Block, count: int) -> int:
+    """How many of the samples have one in an input; -inf may be a mask and is no news."""
+    found = np.zeros(count, np.bool_)
+    for name, array in block.items():
+        if name != ROWS and array.dtype.kind == "f":
+            found |= np.isnan(array.reshape(count, -1)).any(axis=1)
+    return int(found.sum())
 
 
 def _filled(rows: Array, first: Array, size: int) -> Array:

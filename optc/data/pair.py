@@ -44,18 +44,20 @@ class Pair:
         }
 
     def findings(self) -> list[Diagnostic]:
-        """W0751 where samples were left out."""
+        """W0751 where samples were left out, and what either set has to say."""
+        each = self.learning.findings() + self.judging.findings()
         if not self.shared:
-            return []
+            return each
         own, other = self.learning.source.name, self.judging.source.name
         return [
+            *each,
             Diagnostic(
                 "W0751",
                 f"{self.shared} of {self.learning.facts.samples} samples of {own} are in {other} "
                 "too: passes do not learn from them",
                 Severity.WARNING,
                 help="optc explain W0751",
-            )
+            ),
         ]
 
 

@@ -44,9 +44,16 @@ def choose_metric(
     """The metric called `text`, `NAME` or `NAME@OUTPUT`; None: the one that output and labels fit.
 
     `batch` is the number of samples of a call, None where a call is one sample; `labels` are some
-    of the labels. Raises E0745 for a metric that does not fit the model, E0749 without labels.
+    of the labels. Raises E0744 for labels of text, E0745 for a metric that does not fit the
+    model, E0749 without labels.
     """
     name, _, wanted = (text or "").partition("@")
+    if labels is not None and labels.dtype.kind not in "biuf" and ":" not in name:
+        raise error(
+            "E0744",
+            f"labels are {labels.dtype}, not numbers",
+            help="numpy.unique(labels, return_inverse=True)[1], in the order of the model's scores",
+        )
     port = _output(outputs, wanted, batch)
     name = name or _fitting(port, batch, labels)
     if ":" in name:

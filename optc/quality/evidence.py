@@ -126,7 +126,7 @@ class Evidence:
         self.rule = metric_of(module, self.data, request.metric)
         if request.budget is not None:
             check_budget(self.rule)
-        self.diagnostics: list[Diagnostic] = []
+        self.diagnostics: list[Diagnostic] = self.parts.findings()
         blind = self._beside(module, self.parts) if isinstance(self.parts, Pair) else None
         kept = self._originals(module, cache)
         self.judge = DataJudge(
@@ -136,7 +136,6 @@ class Evidence:
 
     def _beside(self, module: Module, sets: Pair) -> Metric | None:
         """What judges calibration samples without labels; checks the labels of those with."""
-        self.diagnostics += sets.findings()
         if self.rule.against is Against.ORIGINAL:
             return None
         if sets.learning.facts.labelled:

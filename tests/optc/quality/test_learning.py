@@ -138,3 +138,37 @@ def test_an_artifact_says_what_it_learnt_from(tmp_path: Path) -> None:
     for wrong in (Given(places[0]), Given(places[1], calibration_data=places[0])):
         with pytest.raises(OptcError, match="E0728"):
             evidence_of(MODULE, lock, wrong)
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_samples_that_hold_nan_are_counted(separate: bool) -> None:
+    """In either set; infinities are masks, and say nothing."""
+    learn, judge = sets()
+    learn["x"], judge["x"] = learn["x"].copy(), judge["x"].copy()
+    learn["x"][[3, 4], 1] = np.nan
+    judge["x"][7] = np.nan
+    judge["x"][8] = -np.inf
+    found = evidence(learn, judge) if separate else Evidence(MODULE, DataRequest(judge))
+    assert {item.code for item in found.diagnostics} == {"W0756"}
+    counts = [item.message.partition(" samples")[0] for item in found.diagnostics]
+    assert counts == (["2 of 40", "1 of 50"] if separate else ["1 of 50"])
+
+
+def test_a_range_of_nothing_finite_is_the_data_s_fault() -> None:
+    learn, judge = sets()
+    learn["x"] = np.full_like(learn["x"], np.nan)
+    calibration = evidence(learn, judge).calibration
+    with pytest.raises(OptcError, match="NaN or infinite") as caught:
+        calibration.statistics(MODULE, [MODULE.graphs[0].outputs[0]])
+    (finding,) = caught.value.diagnostics
+    assert finding.code == "E0757"
+    assert finding.help
+
+
+def test_labels_of_text_are_told_how_to_become_numbers() -> None:
+    data = {**arrays(), "labels": np.array(["cat", "dog", "cow"] * 34)[:101]}
+    with pytest.raises(OptcError, match="not numbers") as caught:
+        Evidence(MODULE, DataRequest(data))
+    (finding,) = caught.value.diagnostics
+    assert finding.code == "E0744"
+    assert "return_inverse" in finding.help
