@@ -200,7 +200,13 @@ class GemmLoops:
             return tirx.BufferLoad(self.weights, [tirx.Ramp(first, as_index(1), words)])
 
         ahead = self._ahead(following, strip) if self.fetches else None
-        found = passes.run(steps, self.knobs.unroll, left.rows((), row, k0), right, ahead)
+        width = -(-passes.count * passes.columns // self.lanes) * self.lanes
+        found = code.scratch("finished", (tile.rows, width), tvm_dtype(self.dot.sum))
+
+        def keep(r: int, column: Expr, value: Expr) -> None:
+            code.store(found, (r, column), value)
+
+        passes.run(steps, self.knobs.unroll, left.rows((), row, k0), right, keep, ahead)
         self._keep(tile, found, part, row, panel * self.width)
 
     def _keep(self, tile: Tile, sums: Buffer, part: Expr, row: Expr, first: Expr) -> None:

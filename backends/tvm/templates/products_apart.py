@@ -81,17 +81,17 @@ class Passes:
         unroll: int,
         left: Callable[[int, Expr], Expr],
         right: Callable[[Expr, Expr], Expr],
+        keep: Callable[[int, Expr, Expr], None],
         ahead: Callable[[Expr], None] | None = None,
-    ) -> Buffer:
-        """Sums of `steps` pairs: an array (rows, width) in memory.
+        along: Callable[[Expr], None] | None = None,
+    ) -> None:
+        """`keep(row, column, sum)` for sums of `steps` pairs, in vector loops along columns.
 
         `left(row, k)` is a pair of a row, `right(pass, place)` a vector of a pass's pairs of
-        weights, which lie [k][column]. `ahead(pass)` asks for what is needed later: within the loop
-        it would take its time.
+        weights, which lie [k][column]. `ahead(pass)` asks for what is needed later, `along(i)` in
+        the i-th block of `unroll` steps.
         """
         code, tile = self.code, self.tile
-        width = -(-self.count * self.columns // tile.lanes) * tile.lanes
-        found = code.scratch("finished", (tile.rows, width), "float32")
         blocks, rest = divmod(steps, unroll)
         with code.loop("pass", self.count) as number:
             if ahead:
@@ -105,6 +105,8 @@ class Passes:
             step = partial(self._step, sums, left, partial(right, number))
             if blocks:
                 with code.loop("k", blocks) as k:
+                    if along:
+                        along(number * blocks + k)
                     for i in range(unroll):
                         step(k * unroll + i)
             for i in range(rest):
@@ -113,9 +115,7 @@ class Passes:
             for row in range(tile.rows):
                 side, first = self._place(row, 0)
                 with code.vector("lane", self.columns) as lane:
-                    at = (row, number * self.columns + lane)
-                    code.store(found, at, joined[side, first + lane])
-        return found
+                    keep(row, number * self.columns + lane, joined[side, first + lane])
 
     def _place(self, row: int, column: int) -> tuple[int, int]:
         """Of a sum among the sums of a pass."""

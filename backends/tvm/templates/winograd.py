@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 from tvm.ir import Expr
 
+from optc.backends.tvm.templates.apart import SUMS
 from optc.backends.tvm.templates.conv import Convolution, ConvPlan, may_alias
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs
 from optc.backends.tvm.templates.fused import FusedEmitter
@@ -27,7 +28,13 @@ from optc.backends.tvm.templates.loops import FORK_CYCLES, Code
 from optc.backends.tvm.templates.minimal import SIZES, TAPS, matrix, minimal
 from optc.backends.tvm.templates.places import Coordinate, plain
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
-from optc.backends.tvm.templates.tile import broadcasts_lanes, register_rows, tile_cycles
+from optc.backends.tvm.templates.products_apart import in_two, most_rows, pass_cycles
+from optc.backends.tvm.templates.tile import (
+    FLOATS,
+    broadcasts_lanes,
+    register_rows,
+    tile_cycles,
+)
 from optc.backends.tvm.templates.winograd_cost import direct_cycles, winograd_cycles
 from optc.backends.tvm.templates.winograd_knobs import Share, WinogradKnobs
 from optc.backends.tvm.templates.winograd_loops import Operands, WinogradLoops
@@ -51,13 +58,15 @@ class WinogradPack:
     """[O, I, 3, 3] weights as G w G', in panels [point][I][width] of output channels.
 
     Computed in f64 and rounded once. The last panel is as wide as its channels need in whole
-    vectors of `lanes`; what no channel fills is zero.
+    vectors of `lanes`; what no channel fills is zero. With `columns`, a panel is passed so many
+    channels at a time: [point][pass][I / 2][columns][pair of I].
     """
 
     height: int
     across: int
     width: int
     lanes: int
+    columns: int = 0
 
     def type(self, natural: TensorType) -> TensorType:
         """One axis."""
@@ -76,7 +85,15 @@ class WinogradPack:
         filled = np.zeros((spread.shape[0] * spread.shape[1], inputs, padded), array.dtype)
         filled[..., :outputs] = spread.reshape(-1, inputs, outputs)
         cuts = range(self.width, padded, self.width)
-        return np.concatenate([panel.ravel() for panel in np.split(filled, cuts, axis=-1)])
+        panels = np.split(filled, cuts, axis=-1)
+        return np.concatenate([self._in_pairs(panel).ravel() for panel in panels])
+
+    def _in_pairs(self, panel: np.ndarray) -> np.ndarray:
+        if not self.columns:
+            return panel
+        points, inputs, width = panel.shape
+        pairs = panel.reshape(points, inputs // SUMS, SUMS, width // self.columns, self.columns)
+        return pairs.transpose(0, 3, 1, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,7 @@ class Winograd:
     """Template of convolutions that may be worth it, by estimate."""
 
     name: str = "winograd"
-    version: int = 1
+    version: int = 2
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes what `conv` takes, if it is f32, 3x3 without steps, and not clearly slower."""
@@ -132,6 +149,12 @@ class WinogradPlan:
         """The loop bounds."""
         return self.direct.shape
 
+    @property
+    def apart(self) -> tuple[int, ...]:
+        """What products with two sums for each result may take together; 0: those with one."""
+        offered = in_two(self.target, FLOATS) is not None and self.shape.inputs % SUMS == 0
+        return (0, 1, 2) if offered else (0,)
+
     @cached_property
     def direct_cycles(self) -> float:
         """Estimated cycles of the direct way at its best."""
@@ -165,39 +188,50 @@ class WinogradPlan:
             for height in SIZES
             for width in SIZES
             for count in vectors
-            for knobs in self._blocks(WinogradKnobs(height, width, 1, 1, count, 1, Share.TILES))
+            for apart in self.apart
+            for knobs in self._blocks(
+                WinogradKnobs(height, width, 1, 1, count, 1, Share.TILES, apart)
+            )
         ]
         return sorted(dict.fromkeys(found), key=self.price)
 
     def _blocks(self, knobs: WinogradKnobs) -> Iterator[WinogradKnobs]:
         """Register tiles and blocks of them, of at most all tiles."""
         tiles = Tiling(self.shape, knobs).tiles
-        most = min(tiles, self._most_rows(knobs.vectors))
+        most = min(tiles, self._most_rows(knobs))
 
         def wasted(rows: int) -> float:
-            return -(-tiles // rows) * tile_cycles(rows, knobs.vectors, self.shape.inputs)
+            strips, inputs = -(-tiles // rows), self.shape.inputs
+            if knobs.apart:
+                return strips * pass_cycles(rows, knobs.apart, inputs / SUMS)
+            return strips * tile_cycles(rows, knobs.vectors, inputs)
 
         for rows in sorted(range(-(-most // 2), most + 1), key=wasted)[:_ROWS]:
             strips = -(-tiles // rows)
-            unroll = self._unroll(rows, knobs.vectors)
+            unroll = self._unroll(rows, knobs)
             for count in {min(strips, n) for n in (1, 2, 3, 4, -(-strips // self.target.cores))}:
                 for share in Share:
                     yield replace(knobs, rows=rows, strips=count, unroll=unroll, share=share)
             yield replace(knobs, rows=rows, strips=strips, unroll=unroll, share=Share.CHANNELS)
 
-    def _most_rows(self, vectors: int) -> int:
+    def _most_rows(self, knobs: WinogradKnobs) -> int:
         """Of a register tile.
 
         Where rows' elements take registers, LLVM's plainer models of ARM cores start loads of the
         next step early and want two to spare, or they spill sums.
         """
+        vectors = knobs.vectors
+        if knobs.apart:
+            return most_rows(self.target, knobs.apart)
         rows = register_rows(self.target, vectors)
         spare = self.target.vector_registers - rows * (vectors + 1) - vectors
         return rows - 1 if broadcasts_lanes(self.target) and spare < 2 and rows > 1 else rows
 
-    def _unroll(self, rows: int, vectors: int) -> int:
+    def _unroll(self, rows: int, knobs: WinogradKnobs) -> int:
         """Steps per iteration. They divide the depth: see `gemm`."""
-        wanted = max(1, min(8, 48 // (rows * vectors)))
+        wanted = max(1, min(8, 48 // (rows * knobs.vectors)))
+        if knobs.apart:
+            return max(n for n in (1, 2, 4) if self.shape.inputs // SUMS % n == 0)
         if broadcasts_lanes(self.target):
             wanted = self.direct.lanes
         return max(n for n in range(1, wanted + 1) if self.shape.inputs % n == 0)
@@ -234,7 +268,9 @@ class _Emission:
         self.plan, self.knobs, self.node = plan, knobs, plan.node
         self.tiling = Tiling(plan.shape, knobs)
         lanes = plan.direct.lanes
-        pack = WinogradPack(knobs.height, knobs.width, knobs.vectors * lanes, lanes)
+        columns = knobs.apart * lanes // SUMS
+        width = knobs.vectors * lanes
+        pack = WinogradPack(knobs.height, knobs.width, width, lanes, columns)
         task = plan.direct.task
         place = task.problem.body.inputs.index(self.node.inputs[1])
         self.io: FusedEmitter = task.emitter({place: pack})

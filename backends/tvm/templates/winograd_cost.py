@@ -9,8 +9,10 @@ whose times they give within 10 % but for one in ten.
 
 from __future__ import annotations
 
+from optc.backends.tvm.templates.apart import SUMS
 from optc.backends.tvm.templates.conv import ConvPlan
 from optc.backends.tvm.templates.conv_knobs import ConvKnobs
+from optc.backends.tvm.templates.products_apart import pass_cycles
 from optc.backends.tvm.templates.winograd_knobs import Share
 from optc.backends.tvm.templates.winograd_tiling import Tiling
 from optc.ir.targets.target import Target
@@ -64,6 +66,10 @@ def _panel(tiling: Tiling, target: Target, vectors: float) -> float:
     multiply = knobs.rows * vectors / 2 * (1 if target.fma else _UNFUSED)
     step = max(multiply, loads / 2, _LATENCY) + _LOAD * loads
     products = tiling.points * knobs.strips * (step * shape.inputs + _TILE)
+    if knobs.apart:
+        passes = vectors * SUMS / knobs.apart
+        each = pass_cycles(knobs.rows, knobs.apart, shape.inputs / SUMS)
+        products = tiling.points * knobs.strips * passes * each
     down, across = tiling.down, tiling.across
     touched = tiling.points + down.outputs * (across.points + across.outputs)
     return products + knobs.block * vectors * touched * _GATHER

@@ -18,6 +18,8 @@ class WinogradKnobs:
     """F(`height` x `width`, 3x3); `strips` of `rows` tiles make a block.
 
     A register tile is `rows` tiles by `vectors` of output channels; `unroll` channels an iteration.
+    With two sums for each result, of even and of odd channels, so many vectors of them are `apart`
+    from the others of the tile, and `unroll` counts pairs: see `products_apart`.
     """
 
     height: int
@@ -27,6 +29,7 @@ class WinogradKnobs:
     vectors: int
     unroll: int
     share: Share
+    apart: int = 0
 
     @property
     def block(self) -> int:

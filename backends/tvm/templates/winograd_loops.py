@@ -8,7 +8,6 @@ stored. Which columns are inside is known in each case of the code, which rows i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,19 +18,17 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer
 
 from optc.backends.tvm.templates.geometry import Geometry
-from optc.backends.tvm.templates.image import Image, Span, pointer
+from optc.backends.tvm.templates.image import Image
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code, as_index
 from optc.backends.tvm.templates.minimal import products
 from optc.backends.tvm.templates.places import Coordinate, Lane
-from optc.backends.tvm.templates.tile import Tile, accumulate, broadcasts_lanes
+from optc.backends.tvm.templates.tile import Tile
 from optc.backends.tvm.templates.winograd_knobs import Share, WinogradKnobs
+from optc.backends.tvm.templates.winograd_products import Products, skewed
 from optc.backends.tvm.templates.winograd_tiling import Tiling
 from optc.ir.targets.target import Target
 
 _F32 = "float32"
-_PAGE = 1024  # floats of a page, whose multiples fall into the same cache sets
-_SKEW = 16
-_LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,12 @@ class WinogradLoops:
     @cached_property
     def apart(self) -> int:
         """Floats from a point's transformed tiles to the next point's."""
-        return _skewed(self.knobs.block * self.shape.inputs)
+        return skewed(self.knobs.block * self.shape.inputs)
+
+    @property
+    def _products(self) -> Products:
+        weights = self.operands.weights
+        return Products(self.code, self.tiling, weights, self.target, self.lanes, self.apart)
 
     @property
     def half(self) -> int:
@@ -140,7 +142,7 @@ class WinogradLoops:
 
     def _sums(self) -> Buffer:
         """What a panel's products sum up to, by point and tile."""
-        size = self.tiling.points * _skewed(self.knobs.block * self.width) + self.half
+        size = self.tiling.points * skewed(self.knobs.block * self.width) + self.half
         return self.code.scratch("products", (size,), _F32, "global")
 
     def _held(self, block: Expr) -> Expr:
@@ -251,60 +253,9 @@ class WinogradLoops:
         for columns, here in self.code.cases(panel < full, *widths):
             with here:
                 tile = Tile(self.knobs.rows, columns, self.lanes)
-                self._multiply(data, sums, tile, panel)
+                self._products.multiply(data, sums, tile, panel)
                 with self.code.loop("t", self._held(block)) as t:
                     self._finish(sums, tile, panel, self._place(block, t), t)
-
-    def _multiply(self, data: Buffer, sums: Buffer, tile: Tile, panel: Expr) -> None:
-        """Every point's tiles times its weights."""
-        code, depth, rows = self.code, self.shape.inputs, self.knobs.rows
-        points = self.tiling.points
-        start = code.bind(panel * (points * depth * self.width), "start")
-        apart = _skewed(self.knobs.block * tile.width)
-        with code.loop("point", points) as point, code.loop("strip", self.knobs.strips) as strip:
-            weights = pointer(code, self.operands.weights, [start + point * (depth * tile.width)])
-            first = code.bind(point * self.apart + strip * (rows * depth), "first")
-            span = Span(data, code.bind(tirx.Cast("int64", first), "first"))
-
-            def load(buffer: Buffer, row: int, k: Expr) -> None:
-                with code.vector("lane", int(buffer.shape[0])) as lane:
-                    code.store(buffer, (lane,), data[first + row * depth + k + lane])
-
-            found = accumulate(
-                code,
-                tile,
-                depth,
-                self.knobs.unroll,
-                lambda row, k: span[k + row * depth],
-                lambda k, column: weights[k * tile.width + column],
-                by_lanes=load if broadcasts_lanes(self.target) else None,
-                ahead=self._ahead(weights, tile, strip) if self._are_far else None,
-            )
-            to = code.bind(point * apart + strip * (rows * tile.width), "to")
-            for row in range(rows):
-                with code.unrolled("v", tile.vectors) as v:
-                    with code.vector("lane", self.lanes) as lane:
-                        at = v * self.lanes + lane
-                        code.store(sums, (to + row * tile.width + at,), found[row, at])
-
-    @property
-    def _are_far(self) -> bool:
-        """Whether weights come from beyond the second-level cache each time."""
-        nbytes = 4 * self.tiling.points * self.shape.inputs * self.shape.outputs
-        return nbytes > self.target.cache("l2", 1 << 18)
-
-    def _ahead(self, weights: Buffer, tile: Tile, strip: Expr) -> Callable[[Expr], None]:
-        """Asks for the next point's weights, a part in every strip: they lie behind this one's."""
-        code, strips = self.code, self.knobs.strips
-        lines = self.knobs.unroll * tile.width * 4 / _LINE
-        each = math.ceil(lines / strips)
-
-        def fetch(step: Expr) -> None:
-            for n in range(each):
-                line = (step * strips + strip) * each + n
-                code.prefetch(weights, self.shape.inputs * tile.width + line * (_LINE // 4))
-
-        return fetch
 
     # From points to results.
 
@@ -341,7 +292,7 @@ class WinogradLoops:
         code, tiling, lanes = self.code, self.tiling, self.lanes
         batch, row, column = place
         high, wide = tiling.down.points, tiling.across.points
-        apart = _skewed(self.knobs.block * tile.width)
+        apart = skewed(self.knobs.block * tile.width)
         half = tiling.points * apart
         base = code.bind(t * tile.width + at, "base")
         with code.loop("j", wide) as j, code.vector("lane", lanes) as lane:
@@ -370,9 +321,3 @@ class WinogradLoops:
                         to: Coordinate = Lane(channel + first, lane, width)
                         value = values[j, first + lane]
                         self.operands.finish(batch, [top + i, left + j], to, value)
-
-
-def _skewed(size: int) -> int:
-    """At least `size`, whole vectors, and no multiple of what collides in caches."""
-    size = -(-size // _SKEW) * _SKEW
-    return size + _SKEW if size % (_PAGE // 4) < _SKEW else size

@@ -192,6 +192,38 @@ def test_what_surrounds_it_on_every_level(target: str) -> None:
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("share", "unroll"), [(Share.TILES, 2), (Share.CHANNELS, 1)])
+def test_products_with_two_sums_for_each_result(share: Share, unroll: int) -> None:
+    machine = find_target("x86-64-v2:cores=2")
+    bodies = [
+        task(conv(), (1, 14, 14, 20), (24, 20, 3, 3), after=residual),
+        task(conv(), (2, 13, 15, 6), (29, 6, 3, 3), bias=False),
+        task(conv(0), (1, 9, 8, 2), (3, 2, 3, 3)),
+    ]
+    near = [
+        WinogradKnobs(4, 4, 13, 2, 4, unroll, share, 1),
+        WinogradKnobs(2, 4, 5, 3, 3, unroll, share, 2),
+        WinogradKnobs(2, 2, 2, 2, 1, 1, share, 1),
+    ]
+    small = replace(machine, memory=tuple(replace(m, size=1 << 10) for m in machine.memory))
+    for target in (machine, small):  # whose second cache keeps the weights, and does not
+        constants = [WEIGHTS, frozenset({1}), WEIGHTS]
+        kernels = Loaded(bodies, constants, target, plan=always(*near))
+        for number, body in enumerate(bodies):
+            inputs = random_inputs(body, number)
+            (actual,), (wanted,) = kernels(number, inputs), run_graph(body, inputs)
+            torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-4)
+    odd = task(conv(), (1, 9, 9, 5), (8, 5, 3, 3))
+    wide = find_target("znver4")
+    for body, level, offered in (
+        (bodies[0], machine, {0, 1, 2}),
+        (odd, machine, {0}),
+        (bodies[0], wide, {0}),
+    ):
+        found = forced(Problem(body, WEIGHTS, level)).settings
+        assert {knobs.apart for knobs in found} == offered
+
+
 def test_errors_are_those_of_the_table() -> None:
     depths = (16, 128)
     bodies = [task(conv(), (1, 16, 16, depth), (32, depth, 3, 3)) for depth in depths]
