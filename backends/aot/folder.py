@@ -1,6 +1,6 @@
 """A folder that is written aside and takes its place, in whole, at the end.
 
-What was there before is replaced only when it is an artifact, or an empty folder.
+What was there before is replaced only when it is an artifact and nothing else, or an empty folder.
 """
 
 from __future__ import annotations
@@ -49,10 +49,27 @@ def check_replaceable(path: Path) -> None:
     """Raise E0503 when `path` holds something that is not ours to replace."""
     if not path.exists() and not path.is_symlink():
         return
-    if is_artifact(path) or (path.is_dir() and not any(path.iterdir())):
+    if is_artifact(path):
+        _check_alone(path)
+        return
+    if path.is_dir() and not any(path.iterdir()):
         return
     what = "is a folder with other files" if path.is_dir() else "is another file"
     raise error("E0503", f"{path} {what}; it is left alone", help="give -o a new place")
+
+
+def _check_alone(path: Path) -> None:
+    """Raise E0503 for an artifact's folder in which somebody else keeps files, too."""
+    if not path.is_dir():
+        return
+    listed = json.loads((path / manifests.NAME).read_bytes()).get("files")
+    ours = {manifests.NAME, *(listed if isinstance(listed, dict) else ())}
+    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    others = sorted(name for name in found if name not in ours)
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        message = f"{path} holds {others[0]}{more} beside the artifact; it is left alone"
+        raise error("E0503", message, help="give -o a new place, or move what is yours")
 
 
 def is_artifact(path: Path) -> bool:

@@ -101,6 +101,24 @@ def test_other_files_are_left_alone(adder: Program, tmp_path: Path, cache: Path,
     assert kept.read_text() == "precious"
 
 
+@pytest.mark.parametrize("name", ["thesis.tex", "graphs/notes.txt", "data/x.npz"])
+def test_files_beside_an_artifact_are_left_alone(
+    adder: Program, tmp_path: Path, cache: Path, name: str
+) -> None:
+    """Its own files go, whatever is in them; one that it did not bring stops everything."""
+    out = tmp_path / "out"
+    write_artifact(adder, out, extra={"graphs/00.optc": b"old"}, cache=cache)
+    (out / "graphs" / "00.optc").write_bytes(b"edited")
+    write_artifact(adder, out, extra={"graphs/00.optc": b"new"}, cache=cache)
+    assert (out / "graphs" / "00.optc").read_bytes() == b"new"
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("precious")
+    with pytest.raises(OptcError, match=name):
+        write_artifact(adder, out, cache=cache)
+    assert (out / name).read_text() == "precious"
+    assert (out / "graphs" / "00.optc").read_bytes() == b"new"
+
+
 @pytest.mark.parametrize("name", ["out", "out.optc"])
 @pytest.mark.parametrize(
     ("problem", "code"),
