@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from optc.arrays import Tensor, bind, empty, nest
 from optc.bundle import Bundle, open_bundle
 from optc.ir.diagnostics import OptcError, error
+from optc.library_ports import check_ports
 
 _ARCHES = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "arm", "armv7": "arm", "armv8l": "arm"}
 # What the C functions answer (runtime/optc.h), and the page that explains it.
@@ -90,7 +91,7 @@ class _Library:
 
     def __init__(self, path: Path, prefix: str) -> None:
         try:
-            self._library = _loaded(path)
+            self.functions = _loaded(path)
             self.create = self._function(f"{prefix}_create", ctypes.c_int)
             self.destroy = self._function(f"{prefix}_destroy", None)
             self.run = self._function(f"{prefix}_run", ctypes.c_int)
@@ -113,7 +114,7 @@ class _Library:
             ) from problem
 
     def _function(self, name: str, result: Any) -> Any:
-        function = getattr(self._library, name)
+        function = getattr(self.functions, name)
         function.restype = result
         return function
 
@@ -165,6 +166,8 @@ class Artifact:
         self._lock = threading.RLock()  # held while C uses the instance, so that close() waits
         _check_machine(bundle)
         self._library = _Library(bundle.library(), bundle.manifest["prefix"])
+        ports = {"input": self.inputs, "output": self.outputs, "state": self.states}
+        check_ports(self._library.functions, bundle.manifest["prefix"], self.name, ports)
         flags = (0 if verify else _SKIP_DIGEST) | (_COPY_WEIGHTS if copy else 0)
         options = _Options(_whole(threads, "threads"), flags)
         path = str(bundle.folder).encode()

@@ -251,6 +251,27 @@ def test_what_is_no_artifact(tmp_path: Path) -> None:
     refused(tmp_path, "E0510", "another program's")
 
 
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("inputs", {"shape": [1]}),
+        ("outputs", {"shape": [1]}),
+        ("outputs", {"dtype": "u8"}),
+        ("inputs", {"name": "other"}),
+        ("states", None),
+    ],
+)
+def test_ports_that_are_not_the_library_s(
+    folder: Path, kind: str, change: dict[str, Any] | None
+) -> None:
+    """Buffers are made by the manifest: the library would write past them."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    ports = manifest[kind]
+    wrong = [{**ports[0], **change}, *ports[1:]] if change else [*ports, manifest["inputs"][0]]
+    edit(folder, **{kind: wrong})
+    refused(folder, "E0514", f"not its library's: it tells of {kind}")
+
+
 def test_a_newer_format(folder: Path) -> None:
     edit(folder, version=2)
     refused(folder, "E0511", "format 2, this optc reads formats up to 1")
