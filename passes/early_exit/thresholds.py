@@ -64,6 +64,13 @@ class Policy:
     exits: tuple[int, ...]
     thresholds: tuple[float, ...]
 
+    @property
+    def used(self) -> Policy:
+        """The same without exits that nothing leaves by: their heads cost and decide nothing."""
+        pairs = zip(self.exits, self.thresholds, strict=True)
+        kept = [(exit, threshold) for exit, threshold in pairs if threshold < NEVER]
+        return Policy(tuple(exit for exit, _ in kept), tuple(threshold for _, threshold in kept))
+
     def leaves(self, trials: Trials) -> NDArray[np.int64]:
         """By which of `exits` each call leaves; their number for the end."""
         left = np.full(len(trials.scores), len(self.exits))
@@ -94,7 +101,7 @@ def choose(
     least, best = prices.until[-1], None
     for cost, policy in confirmed(proposed, test, prices, budget, risk):
         if cost < least:
-            least, best = cost, policy
+            least, best = cost, policy.used
     return best, proposed
 
 

@@ -68,6 +68,25 @@ def test_fewer_exits_where_fewer_are_allowed() -> None:
     assert len(policy.exits) == 1
 
 
+def unsure(count: int, seed: int) -> Trials:
+    """As `trials`, but the first exit's scores tell nothing of its losses."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    scores = draw.random((count, 2))
+    lost = draw.random(count) < 0.03, draw.random(count) < 0.3 * (1 - scores[:, 1]) ** 2
+    return Trials(scores, np.stack(lost, 1).astype(float))
+
+
+def test_an_exit_that_nothing_leaves_by_is_none() -> None:
+    fit, test = unsure(300, 54), unsure(400, 55)
+    policy, proposed = choose(fit, test, PRICES, 2, 0.02, 0.05)
+    assert policy is not None
+    assert policy.exits == (1,)
+    idle = next(p for p in proposed if p.thresholds == (NEVER, *policy.thresholds))
+    old, new = idle.outcome(test, PRICES), policy.outcome(test, PRICES)
+    assert (old[1] == new[1]).all()
+    assert np.allclose(old[0] - new[0], PRICES.head[0])
+
+
 def test_the_budget_holds_in_nineteen_of_twenty_seeds() -> None:
     """The mean loss on a very large sample is the truth; thresholds see small ones."""
     truth, broken, runs = trials(200_000, 99), 0, 40
