@@ -15,8 +15,21 @@ from tvm.tirx import Buffer
 
 from optc.backends.tvm.templates.loops import Code
 
-ROWS = 4  # bytes of a word
 _SECTION = 16  # bytes that x86's shuffles stay within; with one section they are in order
+
+
+def halves_of(code: Code, rows: Sequence[Expr], width: int, signed: bool) -> list[Expr]:
+    """Two rows of `width` bytes, to vectors of eight words as i32: each byte widened to a half.
+
+    A shuffle and an extension make eight words.
+    """
+    kind = "int8" if signed else "uint8"
+    found = []
+    for start in range(0, width, _SECTION // 2):
+        chosen = [at + row for at in range(start, start + _SECTION // 2) for row in (0, width)]
+        pairs = tirx.reinterpret(f"{kind}x{_SECTION}", _shuffle(code, rows, chosen, "int8"))
+        found.append(tirx.reinterpret("int32x8", tirx.Cast(f"int16x{_SECTION}", pairs)))
+    return found
 
 
 def words_of(code: Code, rows: Sequence[Expr], width: int) -> list[Expr]:

@@ -1,4 +1,4 @@
-"""Which taps meet which bytes of a word, and weights packed for that: see `tap_words`."""
+"""Which taps meet which rows of a word, and weights packed for that: see `tap_words`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from optc.ir.dtype import DType
 from optc.ir.types import TensorType
 
-ROWS = 4  # bytes of a word
+_WORD = 32  # bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,15 @@ class Meeting:
     column: int
 
 
-def meetings(kernel: tuple[int, int], rows: int, stride: int) -> tuple[Meeting, ...]:
-    """All that meet in a band of output rows; a packed weight has one row for each."""
+def meetings(kernel: tuple[int, int], rows: int, stride: int, group: int) -> tuple[Meeting, ...]:
+    """All that meet in a band of output rows, by words of `group` rows.
+
+    A packed weight has a row for each.
+    """
     found = []
     for row in range(rows):
         first = row * stride
-        for word in range(first // ROWS, (first + kernel[0] - 1) // ROWS + 1):
+        for word in range(first // group, (first + kernel[0] - 1) // group + 1):
             found += [Meeting(row, word, column) for column in range(kernel[1])]
     return tuple(found)
 
@@ -36,6 +39,8 @@ def meetings(kernel: tuple[int, int], rows: int, stride: int) -> tuple[Meeting, 
 class TapsPack:
     """[C, 1, *K] bytes as one i32 for each meeting and channel; C is padded to whole vectors.
 
+    A word holds `group` taps.
+
     With `origin` a last row has that times the sum of a channel's taps, which sums start at.
     """
 
@@ -43,10 +48,11 @@ class TapsPack:
     stride: int
     lanes: int
     origin: int
+    group: int
 
     def type(self, natural: TensorType) -> TensorType:
         """[meetings, padded channels]."""
-        count = len(meetings(_kernel(natural.shape), self.rows, self.stride))
+        count = len(meetings(_kernel(natural.shape), self.rows, self.stride, self.group))
         depth = count + (self.origin != 0)
         return TensorType((depth, -(-natural.shape[0] // self.lanes) * self.lanes), DType.I32)
 
@@ -54,12 +60,12 @@ class TapsPack:
         """The taps where their rows are."""
         channels, taps = array.shape[0], array.shape[2]
         packed = []
-        for meeting in meetings(_kernel(array.shape), self.rows, self.stride):
-            word = np.zeros((channels, ROWS), np.int8)
-            for byte in range(ROWS):
-                tap = ROWS * meeting.word + byte - meeting.row * self.stride
+        for meeting in meetings(_kernel(array.shape), self.rows, self.stride, self.group):
+            word = np.zeros((channels, self.group), f"i{_WORD // 8 // self.group}")
+            for place in range(self.group):
+                tap = self.group * meeting.word + place - meeting.row * self.stride
                 if 0 <= tap < taps:
-                    word[:, byte] = array[:, 0, tap, meeting.column]
+                    word[:, place] = array[:, 0, tap, meeting.column]
             packed.append(word.view(np.int32)[:, 0])
         if self.origin:
             sums = array.reshape(channels, -1).sum(axis=1, dtype=np.int64)

@@ -1,9 +1,10 @@
-"""Depthwise convolutions of bytes with four taps a word: `vpdpbusd`, `sdot`, `usdot`.
+"""Depthwise convolutions of bytes with several taps a word: `vpdpbusd`, `sdot`, `pmaddwd`.
 
 A word holds the bytes that four input rows have in one column of one channel. The taps of a column
 meet it at once, shifted by whole bytes for each output row that reads it, with zeros where a row is
 none of its own: a 3x3 window takes three instructions in place of nine, a 5x5 one ten in place of
-25. See `word_windows` for the loops, `interleave` for how words are made.
+25. `pmaddwd` takes two rows a word, each byte widened to 16 bits, which is exact: six instructions
+and 15. See `word_windows` for the loops, `interleave` for how words are made.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from optc.backends.tvm.templates.dot import BYTES, Dot, dot_of
 from optc.backends.tvm.templates.fused import AnchorPlan, fused
 from optc.backends.tvm.templates.geometry import Geometry, geometry
 from optc.backends.tvm.templates.plan import Emitted, Knobs, Miss, Plan, Problem
-from optc.backends.tvm.templates.tap_pack import ROWS, TapKnobs, TapsPack, meetings, span
+from optc.backends.tvm.templates.tap_pack import TapKnobs, TapsPack, meetings, span
 from optc.backends.tvm.templates.taps import pieces
 from optc.backends.tvm.templates.word_windows import WordWindows
 from optc.ir.dtype import DType
@@ -32,6 +33,7 @@ _READ = 0.25  # a vector of words or weights from the first-level cache
 _KEPT = 20  # meetings whose weights stay in registers or next to them
 _CROWDED = 0.01  # of a product, for each weight beyond them
 _FINISH = 4.0  # to requantize a vector
+_LOW = 7  # rows of an image
 _WRITTEN_OUT = 128  # taps of a window
 
 
@@ -40,7 +42,7 @@ class TapWords:
     """Template of depthwise convolutions of bytes over two axes."""
 
     name: str = "taps"
-    version: int = 1
+    version: int = 2
 
     def match(self, problem: Problem) -> Plan | Miss:
         """Takes a task around one depthwise `conv` of bytes, its rows not dilated."""
@@ -52,7 +54,10 @@ class TapWords:
         if reason is not None:
             return Miss(reason)
         task = fused(problem, anchor)
-        return task if isinstance(task, Miss) else TapPlan(task, f"{self.name}/{self.version}")
+        if isinstance(task, Miss):
+            return task
+        plan = TapPlan(task, f"{self.name}/{self.version}")
+        return plan if plan.pays else Miss("words of two rows are not worth making")
 
 
 def refusal(problem: Problem, anchor: Node) -> str | None:
@@ -72,8 +77,8 @@ def refusal(problem: Problem, anchor: Node) -> str | None:
         return "its rows are dilated"
     if math.prod(weight.shape[2:]) > _WRITTEN_OUT:
         return f"windows of {math.prod(weight.shape[2:])} taps are loops"
-    if dot_of(problem.target, x.type.dtype, DType.I8).group < ROWS:
-        return f"{problem.target.name} adds up no products of four bytes"
+    if dot_of(problem.target, x.type.dtype, DType.I8).group == 1:
+        return f"{problem.target.name} adds up no products of neighbours"
     return None
 
 
@@ -92,6 +97,15 @@ class TapPlan(AnchorPlan):
         node, border = _unpadded(self.task.problem.body, self.node)
         return node.inputs[0], border
 
+    @property
+    def pays(self) -> bool:
+        """Whether words save more than they take: of four rows always.
+
+        Of two they do where rows of windows share them, and bands are not mostly borders.
+        """
+        rows = self.shape.axes[0][0]
+        return self.dot.group > 2 or (rows.taps > max(2, 2 * rows.move - 1) and rows.count > _LOW)
+
     @cached_property
     def dot(self) -> Dot:
         """The instruction."""
@@ -100,7 +114,7 @@ class TapPlan(AnchorPlan):
     def pack(self, knobs: TapKnobs) -> TapsPack:
         """The weights' layout."""
         (rows, _), lanes = self.shape.axes, self.target.lanes(DType.I32)
-        return TapsPack(knobs.rows, rows[0].move, lanes, self.dot.origin)
+        return TapsPack(knobs.rows, rows[0].move, lanes, self.dot.origin, self.dot.group)
 
     def candidates(self) -> Sequence[Knobs]:
         """Tiles that fit the registers, by rising cost."""
@@ -120,8 +134,8 @@ class TapPlan(AnchorPlan):
         """Estimated cycles of a vector of channels of one image."""
         rows, columns = (axis[0] for axis in self.shape.axes)
         bands = -(-rows.count // knobs.rows)
-        words = -(-span(knobs.rows, rows.move, rows.taps, 1) // ROWS)
-        met = len(meetings((rows.taps, columns.taps), knobs.rows, rows.move))
+        words = -(-span(knobs.rows, rows.move, rows.taps, 1) // self.dot.group)
+        met = len(meetings((rows.taps, columns.taps), knobs.rows, rows.move, self.dot.group))
         product = _MEET * (1 + _CROWDED * max(0, met - _KEPT))
         reach = span(knobs.columns, columns.move, columns.taps, columns.gap)
         read = (words * reach + met) * _READ

@@ -18,15 +18,16 @@ from tvm.tirx import Buffer
 
 from optc.backends.tvm.dtypes import tvm_dtype
 from optc.backends.tvm.templates.image import ImageReader, channels_at_end
-from optc.backends.tvm.templates.interleave import words_of
+from optc.backends.tvm.templates.interleave import halves_of, words_of
 from optc.backends.tvm.templates.loops import FORK_CYCLES, Code, as_index
 from optc.backends.tvm.templates.nest import digits_of
 from optc.backends.tvm.templates.places import Lane, plain
 from optc.backends.tvm.templates.plan import Emitted
 from optc.backends.tvm.templates.slide import powers_of_two, when_all
-from optc.backends.tvm.templates.tap_pack import ROWS, TapKnobs, meetings, span
+from optc.backends.tvm.templates.tap_pack import TapKnobs, meetings, span
 from optc.backends.tvm.templates.taps import Phase, pieces
 from optc.ir.dtype import DType
+from optc.ir.targets.target import Arch
 
 if TYPE_CHECKING:
     from optc.backends.tvm.templates.tap_words import TapPlan
@@ -69,9 +70,10 @@ class WordWindows:
         self.weights = self.io.packed(self.node.inputs[1])
         self.code = Code()
         self.read = span(knobs.rows, self.rows.move, self.rows.taps, 1)
-        self.words = -(-self.read // ROWS)
+        self.group = plan.dot.group
+        self.words = -(-self.read // self.group)
         kernel = (self.rows.taps, self.columns.taps)
-        met = meetings(kernel, knobs.rows, self.rows.move)
+        met = meetings(kernel, knobs.rows, self.rows.move, self.group)
         self.meetings = {(m.row, m.word, m.column): number for number, m in enumerate(met)}
         self.tiles = pieces(self.columns.count, knobs.columns)
 
@@ -123,8 +125,10 @@ class WordWindows:
         return span(sum(self.tiles[:tiles]), columns.move, columns.taps, columns.gap)
 
     def _scratch(self) -> int:
-        width = min(4 * self.lanes, -(-self.plan.shape.channels // self.lanes) * self.lanes)
-        return self.words * self._stretches(width)[1] * width
+        """Words of the largest stretch: narrow blocks may have longer ones."""
+        whole, rest = divmod(self.plan.shape.channels, 4 * self.lanes)
+        widths = [4 * self.lanes] * (whole > 0) + [-(-rest // self.lanes) * self.lanes] * (rest > 0)
+        return max(self.words * self._stretches(width)[1] * width for width in widths)
 
     def _strip(self, batch: Expr, first: Expr, last: Expr, block: _Block) -> None:
         """All bands of a strip, stretch by stretch."""
@@ -176,13 +180,22 @@ class WordWindows:
         return (x + word * stretch.span) * block.width
 
     def _empty(self, stretch: _Stretch, block: _Block, x: Expr) -> None:
-        word = int.from_bytes(bytes([self.border & 255] * ROWS), "little", signed=True)
-        number = self._stored(tirx.const(word, "int32"))
+        number = self._stored(tirx.const(self._repeated(), "int32"))
         for word in range(self.words):
             for vector in range(0, block.width, self.lanes):
                 place = self._place(stretch, block, word, x) + vector
                 with self.code.vector("lane", self.lanes) as lane:
                     self.code.store(self.scratch, (place + lane,), number)
+
+    def _repeated(self) -> int:
+        """A word of the border."""
+        part = self._extended(self.border) % (1 << self.bits)
+        word = sum(part << self.bits * row for row in range(self.group))
+        return word - (1 << 32) if word >> 31 else word
+
+    def _extended(self, byte: int) -> int:
+        """A byte as the image's type has it."""
+        return (byte + 128) % 256 - 128 if self.signed else byte % 256
 
     def _column(
         self, stretch: _Stretch, block: _Block, at: Expr, begin: Expr, x: Expr, *, bordered: bool
@@ -195,24 +208,46 @@ class WordWindows:
             place = self._place(stretch, block, word, x)
             for width in widths:
                 rows = [
-                    self._bytes(stretch, block, at, word * ROWS + row, begin + x, done, width,
+                    self._bytes(stretch, block, at, word * self.group + row, begin + x, done, width,
                                 bordered=bordered)
-                    for row in range(ROWS)
+                    for row in range(self.group)
                 ]  # fmt: skip
-                for number, made in enumerate(words_of(self.code, rows, width)):
-                    step = tirx.const(1, "int32")
-                    ramp = tirx.Ramp(place + done + number * (width // 4), step, width // 4)
+                vectors = self._words(rows, width)
+                lanes = width // len(vectors)
+                for number, made in enumerate(vectors):
+                    ramp = tirx.Ramp(place + done + number * lanes, tirx.const(1, "int32"), lanes)
                     self.code.store(self.scratch, (ramp,), self._stored(made))
                 done += width
             with self.code.loop("c", block.size - done) as c:
                 total: Expr = tirx.const(0, "int32")
-                for row in range(ROWS):
-                    byte = self._bytes(stretch, block, at, word * ROWS + row, begin + x, done + c,
-                                       1, bordered=bordered)  # fmt: skip
-                    bits = tirx.bitwise_and(tirx.Cast("int32", byte), tirx.const(255, "int32"))
-                    shift = tirx.const(8 * row, "int32")
+                for row in range(self.group):
+                    byte = self._bytes(stretch, block, at, word * self.group + row, begin + x,
+                                       done + c, 1, bordered=bordered)  # fmt: skip
+                    bits = self._part(byte)
+                    shift = tirx.const(self.bits * row, "int32")
                     total = tirx.bitwise_or(total, tirx.shift_left(bits, shift))
                 self.code.store(self.scratch, (place + done + c,), self._stored(total))
+
+    def _words(self, rows: list[Expr], width: int) -> list[Expr]:
+        if self.group == 2:
+            return halves_of(self.code, rows, width, self.signed)
+        return words_of(self.code, rows, width)
+
+    def _part(self, byte: Expr) -> Expr:
+        """A byte of a word, in its lowest bits."""
+        kept = 8 if not self.signed else self.bits
+        mask = tirx.const((1 << kept) - 1, "int32")
+        return tirx.bitwise_and(tirx.Cast("int32", byte), mask)
+
+    @property
+    def bits(self) -> int:
+        """Of a part of a word."""
+        return 32 // self.group
+
+    @property
+    def signed(self) -> bool:
+        """Whether the image's bytes are."""
+        return self.node.inputs[0].type.dtype is DType.I8
 
     def _stored(self, word: Expr) -> Expr:
         if not self.plan.dot.flipped:
@@ -278,8 +313,19 @@ class WordWindows:
                                 where = (as_index(row * size + position), lane)
                                 weight = self.weights[meeting, channel + lane]
                                 total = self.plan.dot.add(sums[where], read, weight)
-                                code.store(sums, where, total)
+                                code.store(sums, where, self._in_order(total))
         self._finish(stretch, block, channel, left, size, sums)
+
+    def _in_order(self, total: Expr) -> Expr:
+        """The sum, which LLVM takes as it is.
+
+        It would add products to each other first, and find no registers for all of them.
+        """
+        if self.plan.dot.adds or self.plan.target.arch is not Arch.X86_64:
+            return total
+        held = tirx.reinterpret("float32", total)
+        fence = tirx.call_llvm_pure_intrin("float32", "llvm.arithmetic.fence", held)
+        return tirx.reinterpret("int32", fence)
 
     def _start(self, channel: Expr, lane: Expr, block: _Block) -> Expr:
         """What sums start at; channels beyond the last have any bias."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from optc.backends.reference.evaluate import run_graph
 from optc.backends.tvm.templates.dot import dot_of
+from optc.backends.tvm.templates.plan import Knobs, Plan, Problem
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Graph, Value
@@ -97,10 +98,15 @@ def numbers(type: TensorType, seed: int, *, extreme: bool) -> Tensor:
     return torch.from_numpy(np.asarray(found, dtype.storage))
 
 
-def check(tasks: Sequence[Task], target: Target | None = None, choice: int = 0) -> set[str]:
+def check(
+    tasks: Sequence[Task],
+    target: Target | None = None,
+    choice: int = 0,
+    plan: Callable[[Problem], tuple[Plan, Knobs]] | None = None,
+) -> set[str]:
     """Every result has the reference's bits; answers with the templates that took the tasks."""
     bodies, constants = [item.body for item in tasks], [item.constants for item in tasks]
-    loaded = Loaded(bodies, constants, target, choice)
+    loaded = Loaded(bodies, constants, target, choice, plan)
     for number, body in enumerate(bodies):
         for extreme in (False, True):
             inputs = [
@@ -114,10 +120,10 @@ def check(tasks: Sequence[Task], target: Target | None = None, choice: int = 0) 
     return set(loaded.templates)
 
 
-def windows_template(target: str) -> str:
-    """Windows of one channel: words, or without one that takes four bytes halves."""
+def windows_templates(target: str) -> set[str]:
+    """Windows of one channel: words, or, where they hold two rows, what pays."""
     words = dot_of(find_target(target), U8, I8).group == 4
-    return "taps/1" if words else "depthwise/4"
+    return {"taps/2"} if words else {"taps/2", "depthwise/4"}
 
 
 @st.composite

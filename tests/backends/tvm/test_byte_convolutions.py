@@ -21,7 +21,7 @@ from optc.ir.ops import Conv, ConvTranspose, MaxPool, Pad, Quantize, Transpose
 from optc.ir.targets.detect import runs_here
 from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
-from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task, windows_template
+from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task, windows_templates
 
 LEVELS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")
 HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))
@@ -160,7 +160,7 @@ def test_windows_of_one_channel(target: str) -> None:
             conv(square(7, 1, 3, 1, 16), (1, 9, 9, 16), (16, 1, 7, 7), kind),
             task(square(3, groups=16), x, weight, "per tensor", before=bordered(5)),
         ]
-    assert check(tasks, find_target(target)) == {windows_template(target)}
+    assert check(tasks, find_target(target)) <= windows_templates(target)
 
 
 def test_pools_compare_bytes() -> None:

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from optc.backends.tvm.templates.plan import Miss, Problem
+from optc.backends.tvm.templates import match
+from optc.backends.tvm.templates.fused import fused
+from optc.backends.tvm.templates.plan import Knobs, Miss, Plan, Problem
 from optc.backends.tvm.templates.tap_pack import TapsPack, meetings
-from optc.backends.tvm.templates.tap_words import TapWords
+from optc.backends.tvm.templates.tap_words import TapPlan, TapWords, refusal
 from optc.ir.builder import Builder
 from optc.ir.dtype import DType
 from optc.ir.graph import Value
@@ -21,7 +23,7 @@ from optc.ir.ops import Conv, Pad
 from optc.ir.targets.detect import runs_here
 from optc.ir.targets.find import find_target
 from optc.ir.types import TensorType
-from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task, windows_template
+from tests.backends.tvm.bytes import EPILOGUES, I8, U8, Task, check, task, windows_templates
 
 LEVELS = ("host", "x86-64-v4", "x86-64-v3", "x86-64-v2")
 HERE = tuple(name for name in LEVELS if runs_here(find_target(name)))
@@ -44,6 +46,16 @@ class Window:
         return task(op, x, weight, epilogue)
 
 
+def words(problem: Problem) -> tuple[Plan, Knobs]:
+    """The template's plan, whether it pays or not."""
+    (anchor,) = [node for node in problem.body.nodes if isinstance(node.op, Conv)]
+    assert refusal(problem, anchor) is None
+    task = fused(problem, anchor)
+    assert not isinstance(task, Miss)
+    plan = TapPlan(task, "taps/test")
+    return plan, plan.candidates()[0]
+
+
 SAME, FIVE = ((1, 1), (1, 1)), ((2, 2), (2, 2))
 WINDOWS = (
     Window((1, 14, 14, 144)),  # blocks of 64, and 16 channels more
@@ -62,7 +74,7 @@ WINDOWS = (
 def test_windows_on_every_instruction_set(target: str, kind: DType) -> None:
     ends = ("requantize", "residual", "bias", "float", "", "per tensor")
     tasks = [window.task(kind, end) for window, end in zip(WINDOWS, ends, strict=True)]
-    assert check(tasks, find_target(target)) == {windows_template(target)}
+    assert check(tasks, find_target(target), plan=words) == {"taps/test"}
 
 
 @pytest.mark.parametrize(("kind", "number"), [(U8, 200), (U8, 3), (I8, -77)])
@@ -78,7 +90,9 @@ def test_borders_that_are_not_zero(kind: DType, number: int) -> None:
         task(op, x, weight, "requantize", before=bordered((0, 1, 2, 0), (0, 2, 0, 0))),
         task(op, x, weight, "bias", before=bordered((1, 1, 1, 0), (0, 1, 1, 0))),
     ]
-    assert check(tasks) == {windows_template("host")}
+    assert check(tasks) <= windows_templates("host")
+    for level in ("x86-64-v3", "x86-64-v2"):
+        assert check(tasks, find_target(level), plan=words) == {"taps/test"}
 
 
 @st.composite
@@ -108,22 +122,34 @@ def windows(draw: DrawFn) -> Window:
 def test_any_window_with_any_tile(
     window: Window, kind: DType, epilogue: str, target: str, choice: int
 ) -> None:
-    found = check([window.task(kind, epilogue)], find_target(target), choice)
-    assert found == {windows_template(target)}
+
+    def chosen(problem: Problem) -> tuple[Plan, Knobs]:
+        plan, _ = words(problem)
+        knobs = plan.candidates()
+        return plan, knobs[choice % len(knobs)]
+
+    check([window.task(kind, epilogue)], find_target(target), plan=chosen)
 
 
-@given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 3), st.integers(0, 50))
+@given(
+    st.integers(1, 7),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 50),
+    st.sampled_from((2, 4)),
+)
 def test_packs_hold_every_tap_once_for_each_row(
-    height: int, rows: int, stride: int, seed: int
+    height: int, rows: int, stride: int, seed: int, group: int
 ) -> None:
     weights = np.random.default_rng(seed).integers(-128, 128, (5, 1, height, 2)).astype(np.int8)
-    pack = TapsPack(rows, stride, 4, -128)
+    pack = TapsPack(rows, stride, 4, -128, group)
     packed = pack(weights)
     assert TensorType(packed.shape, DType.I32) == pack.type(TensorType(weights.shape, I8))
     found = np.zeros((rows, 64, 2, 5), np.int64)
-    for number, item in enumerate(meetings((height, 2), rows, stride)):
-        bytes_ = packed[number, :5].copy().view(np.int8).reshape(5, 4)
-        found[item.row, 4 * item.word : 4 * item.word + 4, item.column] = bytes_.T
+    for number, item in enumerate(meetings((height, 2), rows, stride, group)):
+        parts = packed[number, :5].copy().view(f"i{4 // group}").reshape(5, group)
+        first = group * item.word
+        found[item.row, first : first + group, item.column] = parts.T
     wanted = weights[:, 0].transpose(1, 2, 0)
     for row in range(rows):
         first = row * stride
@@ -133,10 +159,24 @@ def test_packs_hold_every_tap_once_for_each_row(
 
 
 @pytest.mark.parametrize(
+    ("image", "kernel", "stride", "template"),
+    [(28, 3, 1, "taps"), (28, 5, 2, "taps"), (28, 3, 2, "depthwise"), (7, 3, 1, "depthwise")],
+)
+def test_words_of_two_rows_where_they_pay(
+    image: int, kernel: int, stride: int, template: str
+) -> None:
+    pad = ((kernel // 2,) * 2,) * 2
+    item = Window((1, image, image, 32), (kernel,) * 2, (stride,) * 2, pad).task(U8, "requantize")
+    for target, wanted in (("x86-64-v3", template), ("x86-64-v2", template), ("znver4", "taps")):
+        plan, _ = match(Problem(item.body, item.constants, find_target(target)))
+        assert plan.template.split("/")[0] == wanted
+
+
+@pytest.mark.parametrize(
     ("window", "size", "target", "reason"),
     [
         (Conv((1, 1), SAME, (2, 1), 8, True), 3, "host", "rows are dilated"),
-        (Conv((1, 1), SAME, (1, 1), 8, True), 3, "aarch64", "no products of four bytes"),
+        (Conv((1, 1), SAME, (1, 1), 8, True), 3, "aarch64", "no products of neighbours"),
         (Conv((1, 1), SAME, (1, 1), 4, True), 3, "host", "mixes channels"),
         (Conv((1, 1), SAME, (1, 1), 8, True), 12, "host", "144 taps are loops"),
     ],
