@@ -76,8 +76,11 @@ class Paths:
 
     @property
     def expected(self) -> float:
-        """Mean seconds of a call."""
-        return sum(path.share * path.times.mean for path in self.paths)
+        """Seconds of a call on average over the ways, each at its median.
+
+        Means would count what disturbed the machine: they can lie beyond the longest way.
+        """
+        return sum(path.share * path.times.p50 for path in self.paths)
 
     @property
     def p99(self) -> float:
