@@ -141,11 +141,13 @@ class Products:
     def _along(self, weights: Buffer, tile: Tile, strip: Expr, size: int) -> Callable[[Expr], None]:
         """The same, by blocks of `size` floats that a strip passes."""
         knobs, whole = self.tiling.knobs, self.tiling.shape.inputs * tile.width
+        step, floats = size // knobs.strips, _LINE // 4
 
         def fetch(block: Expr) -> None:
             # A strip's part; where that is less than a line for each block, one is asked for again.
-            place = strip * (whole // knobs.strips) + block * (size // knobs.strips)
-            self.code.prefetch(weights, whole + place)
+            place = strip * (whole // knobs.strips) + block * step
+            for line in range(-(-step // floats)):
+                self.code.prefetch(weights, whole + place + line * floats)
 
         return fetch
 
