@@ -159,7 +159,7 @@ class _Session:
             share = self._share(state, whole)
             state.counts = chosen(state.task)
             if state.counts and share >= TRIVIAL:
-                if len(state.candidates) == 1:
+                if len(state.candidates) == 1 and self._spent() is None:  # it takes long
                     self.observe(Widening(state.task))
                     state.task = self.widen(state.task)
                 state.is_open = len(state.candidates) > 1

@@ -33,7 +33,6 @@ CYCLES = 2.5e9  # a second; only the proportion to BANDWIDTH matters
 FMA_UNITS = 2
 BANDWIDTH = {"l1": 64.0, "l2": 32.0, "l3": 10.0, "dram": 4.0}  # bytes a cycle and core
 CALLS = 64  # batches that a pass is judged on, spread over the calibration part
-BYTE_PRODUCTS = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")  # multiply four bytes a lane
 FASTER = 0.99  # share of the time or weights from which a pass has made a difference
 BETTER = 0.001  # points by which a pass that mends must lessen what is lost
 
@@ -186,8 +185,7 @@ def _seconds(graph: Graph, limits: Limits) -> float:
 def nominal(target: Target) -> Limits:
     """A machine like the target, from what is known without measuring it."""
     flops = CYCLES * 2 * FMA_UNITS * target.lanes(DType.F32) * target.cores
-    quick = any(name in target.features for name in BYTE_PRODUCTS) or target.arch is Arch.CUDA
-    peaks = {"i8": 4 * flops} if quick else {}
+    peaks = {"i8": 4 * flops} if target.multiplies_bytes else {}
     if "avx512_bf16" in target.features or target.arch is Arch.CUDA:
         peaks["bf16"] = 2 * flops
     return Limits(target.cores, flops, tuple(_levels(target)), peaks)

@@ -27,6 +27,9 @@ class MemorySpace:
     latency: float = 0.0
 
 
+BYTE_PRODUCTS = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A machine to compile for.
@@ -54,6 +57,11 @@ class Target:
     description: str = ""
     activations: DType = DType.U8
     winograd: bool = True
+
+    @property
+    def multiplies_bytes(self) -> bool:
+        """Whether one instruction multiplies four bytes a lane and adds them up."""
+        return self.arch is Arch.CUDA or any(name in self.features for name in BYTE_PRODUCTS)
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in one vector register."""

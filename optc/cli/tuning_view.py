@@ -43,7 +43,7 @@ class View(LiveText):
                 self._say(f"{self.head}: {self.task}", waits=event.done < event.total)
             case Widening():
                 self.head, self.task = "searching schedules", event.task.name
-                self._say(f"{self.head} for {self.task}, which no template takes", waits=True)
+                self._say(f"{self.head} for {self.task}, which no template takes")
             case Planned():
                 self._planned(event)
             case Trying():

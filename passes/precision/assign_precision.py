@@ -147,7 +147,7 @@ class AssignPrecision(Pass):
             return listener.noise(alone)
 
         def priced(layer: Layer) -> dict[Choice, Price]:
-            found = {choice: price(layer, choice, latency, times) for choice in layer.offers}
+            found = {c: price(layer, c, ctx.target, latency, times) for c in layer.offers}
             kept = list(found) if self.objective is Objective.SIZE else undominated(found)
             heard = {choice: replace(found[choice], noise=noise(layer, choice)) for choice in kept}
             return {choice: item for choice, item in heard.items() if math.isfinite(item.noise)}

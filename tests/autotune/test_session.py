@@ -260,3 +260,12 @@ def test_what_is_too_small_to_be_measured_is_not_widened(tmp_path: Path) -> None
     run(tmp_path, machine, Budget(trials=8), large, dust, observe=events.append)
     assert not any(isinstance(event, Widening) for event in events)
     assert {name for name, _ in machine.asked} == {"large"}
+
+
+@pytest.mark.parametrize("budget", [Budget(until=1.0), Budget(trials=0), Budget(seconds=0.0)])
+def test_nothing_is_widened_when_the_budget_is_spent(tmp_path: Path, budget: Budget) -> None:
+    events: list[Event] = []
+    single = made_up("a", plan=Grid(1, 1))
+    outcome = run(tmp_path, Machine(), budget, single, observe=events.append)
+    assert not any(isinstance(event, Widening) for event in events)
+    assert outcome.stop in (Stop.UNTIL, Stop.TRIALS, Stop.SECONDS)

@@ -26,7 +26,7 @@ from optc.passes.base import PassContext, run_passes
 from optc.passes.precision.assign_precision import AssignPrecision
 from optc.passes.precision.choices import Choice, layers_of
 from optc.passes.precision.forms import form
-from optc.passes.precision.prices import Source, clocked
+from optc.passes.precision.prices import WIDENED, Source, clocked, price
 from optc.passes.standard import LOWER
 from tests.passes.precision.test_assign_precision import net, said, with_data
 
@@ -54,6 +54,22 @@ def forms_of(module: Module) -> dict[Choice, Graph]:
     (layer,) = layers_of(module, TARGET, ())
     (node,) = layer.nodes
     return {choice: form(node, layer, choice, DType.U8) for choice in layer.offers}
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio"), [("znver4", 1.0), ("x86-64-v3", WIDENED), ("x86-64-v2", 1.0)]
+)
+def test_depthwise_bytes_cost_what_widening_them_does(name: str, ratio: float) -> None:
+    target = find_target(name)
+    op, weight = Conv(padding=((1, 1), (1, 1)), groups=16), (16, 1, 3, 3)
+    (layer,) = layers_of(layer_of(op, (1, 16, 9, 9), weight), target, ())
+
+    def counted(flops: int, read: int, written: int, dtype: DType) -> float:
+        assert dtype is DType.F32
+        return flops
+
+    floats, integers = (price(layer, c, target, counted) for c in (Choice.FLOAT, Choice.INT8))
+    assert integers.seconds == pytest.approx(ratio * floats.seconds)
 
 
 @pytest.mark.parametrize(("op", "x", "weight"), OPS)
