@@ -95,7 +95,7 @@ def bind(
         raise error(
             "E0520",
             f"{', '.join(wrong)}; the inputs are: {expected}",
-            help="optc inspect the artifact",
+            help="optc inspect out/",
         )
     given |= named
     return [fit(port, given[port.name]) for port in ports]

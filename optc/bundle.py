@@ -74,7 +74,11 @@ def _parse(path: Path, text: bytes) -> Mapping[str, Any]:
     try:
         manifest = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise error("E0514", f"the manifest of {path} is damaged: {problem}") from problem
+        raise error(
+            "E0514",
+            f"the manifest of {path} is damaged: {problem}",
+            help="copy or compile it again",
+        ) from problem
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise _no_artifact(path, "its manifest is another program's")
     version = manifest.get("version")
@@ -87,7 +91,12 @@ def _parse(path: Path, text: bytes) -> Mapping[str, Any]:
     try:
         _check(manifest)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
-        raise error("E0514", f"the manifest of {path} is damaged: {problem!r}") from problem
+        reason = f"{problem} is missing" if isinstance(problem, KeyError) else str(problem)
+        raise error(
+            "E0514",
+            f"the manifest of {path} is damaged: {reason}",
+            help="copy or compile it again",
+        ) from problem
     return manifest
 
 

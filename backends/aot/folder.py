@@ -55,7 +55,7 @@ def check_replaceable(path: Path) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     what = "is a folder with other files" if path.is_dir() else "is another file"
-    raise error("E0503", f"{path} {what}; it is left alone", help="give -o a new place")
+    raise error("E0503", f"{path} {what}; it is left alone", help=_elsewhere(path))
 
 
 def _check_alone(path: Path) -> None:
@@ -69,7 +69,11 @@ def _check_alone(path: Path) -> None:
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         message = f"{path} holds {others[0]}{more} beside the artifact; it is left alone"
-        raise error("E0503", message, help="give -o a new place, or move what is yours")
+        raise error("E0503", message, help=_elsewhere(path))
+
+
+def _elsewhere(path: Path) -> str:
+    return f"-o {path.with_name(f'{path.stem}-new{path.suffix}')}"
 
 
 def is_artifact(path: Path) -> bool:

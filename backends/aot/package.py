@@ -54,7 +54,8 @@ def write_artifact(
     """
     if problems := check_program(program):
         raise InternalError("the program is not well formed:\n" + "\n".join(problems))
-    out = out.absolute()
+    # A link stays and leads to the new artifact: `current` of a deployment, say.
+    out = out.resolve() if out.is_symlink() and out.exists() else out.absolute()
     check_replaceable(out)
     check_writable(out)
     toolchain = toolchain or find_toolchain(program.triple, cache)

@@ -119,8 +119,8 @@ def path_rows(paths: Paths) -> Iterator[Row]:
     yield Row(
         "latency with exits",
         "",
-        f"expected {seconds_text(paths.expected)}, p99 {seconds_text(paths.p99)}, "
-        f"worst path {seconds_text(whole.times.p50)} ({whole.name})",
+        f"expected {seconds_text(paths.expected)}, worst path {seconds_text(whole.times.p50)} "
+        f"({whole.name}), by medians; p99 of all calls {seconds_text(paths.p99)}",
     )
     ways = (f"{p.name} {p.share:.1%} at {seconds_text(p.times.p50)}" for p in paths.paths)
     yield Row("ways out", "", f"{', '.join(ways)} (of {paths.calls} held-out calls)")

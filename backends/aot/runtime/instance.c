@@ -118,6 +118,8 @@ int optc_rt_run(struct optc_rt_instance *m, const void *const *inputs, void *con
 int optc_rt_bench(struct optc_rt_instance *m, const void *const *inputs, void *const *outputs, int runs,
                   uint64_t *nanoseconds)
 {
+    if (!m) return null_instance();
+    if (runs < 0) return optc_rt_fail(OPTC_BAD_ARGUMENT, "%d runs", runs);
     if (runs > 0 && !nanoseconds) return optc_rt_fail(OPTC_BAD_ARGUMENT, "no place for the times");
     for (int i = 0; i < runs; ++i) {
         uint64_t start = optc_rt_now();

@@ -62,6 +62,14 @@ def test_a_segment_of_many_calls_makes_each_once(
         assert len(artifact.profile(X, runs=1).kernels) == count
 
 
+def test_fewer_runs_than_none_are_refused_in_c(artifact: Artifact) -> None:
+    run = artifact._library.functions.adder_bench
+    nothing = (None,) * 2
+    assert run(artifact._instance, *nothing, 0, None) == 0
+    assert run(artifact._instance, *nothing, -1, None) == 1  # OPTC_BAD_ARGUMENT
+    assert run(None, *nothing, 0, None) == 1
+
+
 def test_a_call_does_not_write_into_earlier_results(artifact: Artifact) -> None:
     first = artifact(X)
     second = artifact(X + 1)
@@ -270,6 +278,11 @@ def test_ports_that_are_not_the_library_s(
     wrong = [{**ports[0], **change}, *ports[1:]] if change else [*ports, manifest["inputs"][0]]
     edit(folder, **{kind: wrong})
     refused(folder, "E0514", f"not its library's: it tells of {kind}")
+
+
+def test_a_manifest_that_lacks_what_is_read_says_what(folder: Path) -> None:
+    edit(folder, target={})
+    refused(folder, "E0514", "damaged: 'triple' is missing")
 
 
 def test_a_newer_format(folder: Path) -> None:

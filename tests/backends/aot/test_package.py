@@ -87,6 +87,19 @@ def test_an_artifact_is_replaced_as_a_whole(adder: Program, tmp_path: Path, cach
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("name", ["v1", "v1.optc"])
+def test_a_link_leads_to_the_new_artifact(
+    adder: Program, tmp_path: Path, cache: Path, name: str
+) -> None:
+    write_artifact(adder, tmp_path / name, cache=cache)
+    link = tmp_path / f"current{Path(name).suffix}"
+    link.symlink_to(name)
+    written = write_artifact(adder, link, extra={"graphs/00.optc": b"new"}, cache=cache)
+    assert link.is_symlink()
+    assert written.path == tmp_path / name
+    assert "graphs/00.optc" in written.manifest["files"]
+
+
 @pytest.mark.parametrize("name", ["out", "out.optc"])
 def test_other_files_are_left_alone(adder: Program, tmp_path: Path, cache: Path, name: str) -> None:
     out = tmp_path / name
