@@ -74,11 +74,7 @@ def _parse(path: Path, text: bytes) -> Mapping[str, Any]:
     try:
         manifest = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise error(
-            "E0514",
-            f"the manifest of {path} is damaged: {problem}",
-            help="copy or compile it again",
-        ) from problem
+        raise _damaged(path, str(problem)) from problem
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise _no_artifact(path, "its manifest is another program's")
     version = manifest.get("version")
@@ -92,12 +88,13 @@ def _parse(path: Path, text: bytes) -> Mapping[str, Any]:
         _check(manifest)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         reason = f"{problem} is missing" if isinstance(problem, KeyError) else str(problem)
-        raise error(
-            "E0514",
-            f"the manifest of {path} is damaged: {reason}",
-            help="copy or compile it again",
-        ) from problem
+        raise _damaged(path, reason) from problem
     return manifest
+
+
+def _damaged(path: Path, reason: str) -> Exception:
+    message = f"the manifest of {path} is damaged: {reason}"
+    return error("E0514", message, help="copy or compile it again")
 
 
 def _check(manifest: Mapping[str, Any]) -> None:

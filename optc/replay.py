@@ -194,19 +194,9 @@ def bad_kernel(
     progress: Callable[[int, int], None] | None = None,
 ) -> Culprit | None:
     """The first kernel of a fused module that differs from the reference; None: all are right."""
-    total = sum(len(graph.nodes) for graph in module.graphs)
-    done = 0
-    for graph in module.graphs:
-        for nodes in _chunks(graph):
-            if progress is not None:
-                progress(done, total)
-            gaps = _run_chunk(module, graph, nodes, rebuild, inputs)
-            for node in nodes:
-                gap = next((gaps[v] for v in node.outputs if v in gaps and not gaps[v].ok), None)
-                if gap is not None:
-                    return Culprit(graph, node, gap)
-            done += len(nodes)
-    return None
+    nodes = [node for graph in module.graphs for node in graph.nodes]
+    rough = {v: r for n in nodes for v, r in zip(n.outputs, of_kernel(n), strict=True)}
+    return _first_wrong(module, rebuild, inputs, progress, rough, behind=False)
 
 
 def first_drift(
@@ -219,14 +209,27 @@ def first_drift(
 
     As in the artifact, but with memory of its own for every value. None: the outputs are right.
     """
+    return _first_wrong(module, rebuild, inputs, progress, of_values(module), behind=True)
+
+
+def _first_wrong(
+    module: Module,
+    rebuild: Rebuild,
+    inputs: Arrays,
+    progress: Callable[[int, int], None] | None,
+    rough: Mapping[Value, float],
+    *,
+    behind: bool,
+) -> Culprit | None:
+    """`rough` are the least tolerances; with `behind`, each kernel reads what those before made."""
     total = sum(len(graph.nodes) for graph in module.graphs)
     done = 0
     for graph in module.graphs:
-        own: dict[Value, NDArray[Any]] = {}
+        own: dict[Value, NDArray[Any]] | None = {} if behind else None
         for nodes in _chunks(graph):
             if progress is not None:
                 progress(done, total)
-            gaps = _run_chunk(module, graph, nodes, rebuild, inputs, own)
+            gaps = _run_chunk(module, graph, nodes, rebuild, inputs, rough, own)
             for node in nodes:
                 gap = next((gaps[v] for v in node.outputs if v in gaps and not gaps[v].ok), None)
                 if gap is not None:
@@ -255,7 +258,8 @@ def _run_chunk(
     nodes: Sequence[Node],
     rebuild: Rebuild,
     inputs: Arrays,
-    own: dict[Value, NDArray[Any]] | None = None,
+    rough: Mapping[Value, float],
+    own: dict[Value, NDArray[Any]] | None,
 ) -> Mapping[Value, Gap]:
     """Build and run a few nodes as a program whose outputs are all their values.
 
@@ -272,15 +276,10 @@ def _run_chunk(
     if own is not None:
         own |= found
         _add_reshapes(nodes, {**given, **own}, own)
-    rough = of_values(module) if own is not None else _of_kernels(nodes)
     return {
         v: measure(v.hint, right[v], a, v.type.dtype, rebuild.scale, rough.get(v, 0.0))
         for v, a in found.items()
     }
-
-
-def _of_kernels(nodes: Sequence[Node]) -> Mapping[Value, float]:
-    return {v: rough for n in nodes for v, rough in zip(n.outputs, of_kernel(n), strict=True)}
 
 
 _Part = tuple[Module, Sequence[Value], Sequence[Value]]  # to run; its inputs and outputs in `graph`

@@ -9,9 +9,10 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from optc.backends.aot import manifest as manifests
 from optc.ir.diagnostics import error
@@ -49,8 +50,9 @@ def check_replaceable(path: Path) -> None:
     """Raise E0503 when `path` holds something that is not ours to replace."""
     if not path.exists() and not path.is_symlink():
         return
-    if is_artifact(path):
-        _check_alone(path)
+    manifest = _manifest(path)
+    if manifest is not None:
+        _check_alone(path, manifest)
         return
     if path.is_dir() and not any(path.iterdir()):
         return
@@ -58,11 +60,11 @@ def check_replaceable(path: Path) -> None:
     raise error("E0503", f"{path} {what}; it is left alone", help=_elsewhere(path))
 
 
-def _check_alone(path: Path) -> None:
+def _check_alone(path: Path, manifest: Mapping[str, Any]) -> None:
     """Raise E0503 for an artifact's folder in which somebody else keeps files, too."""
     if not path.is_dir():
         return
-    listed = json.loads((path / manifests.NAME).read_bytes()).get("files")
+    listed = manifest.get("files")
     ours = {manifests.NAME, *(listed if isinstance(listed, dict) else ())}
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
     others = sorted(name for name in found if name not in ours)
@@ -78,6 +80,10 @@ def _elsewhere(path: Path) -> str:
 
 def is_artifact(path: Path) -> bool:
     """True for a folder or a zip with a manifest of ours."""
+    return _manifest(path) is not None
+
+
+def _manifest(path: Path) -> Mapping[str, Any] | None:
     try:
         if path.is_dir():
             text = (path / manifests.NAME).read_bytes()
@@ -86,5 +92,6 @@ def is_artifact(path: Path) -> bool:
                 text = archive.read(manifests.NAME)
         content = json.loads(text)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return False
-    return isinstance(content, dict) and content.get("format") == manifests.FORMAT
+        return None
+    ours = isinstance(content, dict) and content.get("format") == manifests.FORMAT
+    return content if ours else None

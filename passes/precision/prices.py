@@ -156,7 +156,7 @@ def _seconds(node: Node, layer: Layer, choice: Choice, target: Target, latency: 
     stored = weight if choice.integers else choice.weights.nbytes(weight)
     read = choice.activations.nbytes(x.elements) + stored
     flops = cost(node).flops
-    if not _is_depthwise(node):
+    if not _reads_one_channel(node):
         return latency(flops, read, 0, choice.activations)
     # Its products have no neighbours that one instruction could add: bytes are multiplied no
     # faster than floats.
@@ -166,7 +166,7 @@ def _seconds(node: Node, layer: Layer, choice: Choice, target: Target, latency: 
     return latency(flops, read, 0, DType.F32)
 
 
-def _is_depthwise(node: Node) -> bool:
+def _reads_one_channel(node: Node) -> bool:
     return isinstance(node.op, Conv) and node.inputs[1].shape[1] == 1 and node.op.groups > 1
 
 

@@ -74,8 +74,8 @@ class GemmWork:
     def may_be_cut(self) -> bool:
         """Whether parts of sums are worth a thought: of floats, whose weights lie far."""
         floats = self.dot == FLOATS or self.dot.apart
-        plain_ = floats and self.steps % self.parts == 0 and self.parts > 1
-        return plain_ and self.shape.is_worth_parts
+        even = self.steps % self.parts == 0 and self.parts > 1
+        return floats and even and self.shape.is_worth_parts
 
     def unroll(self, rows: int, vectors: int, strips: int, parts: int = 1) -> int:
         """Steps per iteration; for weights from afar a few more, so that fewer lines are asked for.

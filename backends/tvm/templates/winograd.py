@@ -229,9 +229,9 @@ class WinogradPlan:
 
     def _unroll(self, rows: int, knobs: WinogradKnobs) -> int:
         """Steps per iteration. They divide the depth: see `gemm`."""
-        wanted = max(1, min(8, 48 // (rows * knobs.vectors)))
         if knobs.apart:
             return max(n for n in (1, 2, 4) if self.shape.inputs // SUMS % n == 0)
+        wanted = max(1, min(8, 48 // (rows * knobs.vectors)))
         if broadcasts_lanes(self.target):
             wanted = self.direct.lanes
         return max(n for n in range(1, wanted + 1) if self.shape.inputs % n == 0)

@@ -61,18 +61,23 @@ def winograd_cycles(tiling: Tiling, target: Target, lanes: int) -> float:
 
 def _panel(tiling: Tiling, target: Target, vectors: float) -> float:
     """One panel of output channels of a block: products, and results from them."""
-    knobs, shape = tiling.knobs, tiling.shape
-    loads = knobs.rows + vectors
-    multiply = knobs.rows * vectors / 2 * (1 if target.fma else _UNFUSED)
-    step = max(multiply, loads / 2, _LATENCY) + _LOAD * loads
-    products = tiling.points * knobs.strips * (step * shape.inputs + _TILE)
-    if knobs.apart:
-        passes = vectors * SUMS / knobs.apart
-        each = pass_cycles(knobs.rows, knobs.apart, shape.inputs / SUMS)
-        products = tiling.points * knobs.strips * passes * each
+    knobs = tiling.knobs
+    products = tiling.points * knobs.strips * _tile(tiling, target, vectors)
     down, across = tiling.down, tiling.across
     touched = tiling.points + down.outputs * (across.points + across.outputs)
     return products + knobs.block * vectors * touched * _GATHER
+
+
+def _tile(tiling: Tiling, target: Target, vectors: float) -> float:
+    """The products of one register tile."""
+    knobs, inputs = tiling.knobs, tiling.shape.inputs
+    if knobs.apart:
+        passes = vectors * SUMS / knobs.apart
+        return passes * pass_cycles(knobs.rows, knobs.apart, inputs / SUMS)
+    loads = knobs.rows + vectors
+    multiply = knobs.rows * vectors / 2 * (1 if target.fma else _UNFUSED)
+    step = max(multiply, loads / 2, _LATENCY) + _LOAD * loads
+    return step * inputs + _TILE
 
 
 def _beside(work: float, fetched: float) -> float:

@@ -24,6 +24,19 @@ _LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True)
+class _Strip:
+    """Tiles of one point, from `first` in `data` on, whose products go to `sums` from `to` on."""
+
+    tile: Tile
+    data: Buffer
+    first: Expr
+    weights: Buffer
+    sums: Buffer
+    to: Expr
+    number: Expr
+
+
+@dataclass(frozen=True)
 class Products:
     """Multiplies blocks of transformed tiles, whose points lie `distance` floats apart."""
 
@@ -49,25 +62,16 @@ class Products:
             weights = pointer(code, self.weights, [start + point * (depth * tile.width)])
             first = code.bind(point * self.distance + strip * (rows * depth), "first")
             to = code.bind(point * apart + strip * (rows * tile.width), "to")
-            multiply(data, first, weights, tile, sums, to, strip)
+            multiply(_Strip(tile, data, first, weights, sums, to, strip))
 
-    def _together(
-        self,
-        data: Buffer,
-        first: Expr,
-        weights: Buffer,
-        tile: Tile,
-        sums: Buffer,
-        to: Expr,
-        strip: Expr,
-    ) -> None:
+    def _together(self, strip: _Strip) -> None:
         """A register tile of all columns of a panel."""
-        code, depth = self.code, self.tiling.shape.inputs
-        span = Span(data, code.bind(tirx.Cast("int64", first), "first"))
+        code, depth, tile, weights = self.code, self.tiling.shape.inputs, strip.tile, strip.weights
+        span = Span(strip.data, code.bind(tirx.Cast("int64", strip.first), "first"))
 
         def load(buffer: Buffer, row: int, k: Expr) -> None:
             with code.vector("lane", int(buffer.shape[0])) as lane:
-                code.store(buffer, (lane,), data[first + row * depth + k + lane])
+                code.store(buffer, (lane,), strip.data[strip.first + row * depth + k + lane])
 
         found = accumulate(
             code,
@@ -77,36 +81,28 @@ class Products:
             lambda row, k: span[k + row * depth],
             lambda k, column: weights[k * tile.width + column],
             by_lanes=load if broadcasts_lanes(self.target) else None,
-            ahead=self._ahead(weights, tile, strip) if self._are_far else None,
+            ahead=self._ahead(strip) if self._are_far else None,
         )
         for row in range(tile.rows):
             with code.unrolled("v", tile.vectors) as v:
                 with code.vector("lane", self.lanes) as lane:
                     at = v * self.lanes + lane
-                    code.store(sums, (to + row * tile.width + at,), found[row, at])
+                    place = strip.to + row * tile.width + at
+                    code.store(strip.sums, (place,), found[row, at])
 
-    def _apart(
-        self,
-        data: Buffer,
-        first: Expr,
-        weights: Buffer,
-        tile: Tile,
-        sums: Buffer,
-        to: Expr,
-        strip: Expr,
-    ) -> None:
+    def _apart(self, strip: _Strip) -> None:
         """A vector of a few columns after the other, with two sums for each result."""
-        code, depth, lanes = self.code, self.tiling.shape.inputs, self.lanes
-        span = Span(data, code.bind(tirx.Cast("int64", first), "first"), SUMS)
+        code, depth, lanes, tile = self.code, self.tiling.shape.inputs, self.lanes, strip.tile
+        span = Span(strip.data, code.bind(tirx.Cast("int64", strip.first), "first"), SUMS)
         passes = Passes(code, Tile(tile.rows, tile.width, lanes), self.tiling.knobs.apart)
 
         def right(number: Expr, place: Expr) -> Expr:
             at = number * (depth * passes.columns) + place * SUMS
-            vector = tirx.BufferLoad(weights, [tirx.Ramp(at, as_index(1), lanes)])
+            vector = tirx.BufferLoad(strip.weights, [tirx.Ramp(at, as_index(1), lanes)])
             return tirx.reinterpret(f"int64x{lanes // SUMS}", vector)
 
         def keep(row: int, column: Expr, value: Expr) -> None:
-            code.store(sums, (to + row * tile.width + column,), value)
+            code.store(strip.sums, (strip.to + row * tile.width + column,), value)
 
         size = self.tiling.knobs.unroll * passes.columns * SUMS
         passes.run(
@@ -115,7 +111,7 @@ class Products:
             lambda row, k: span[k * SUMS + row * depth],
             right,
             keep,
-            along=self._along(weights, tile, strip, size) if self._are_far else None,
+            along=self._along(strip, size) if self._are_far else None,
         )
 
     @property
@@ -125,29 +121,30 @@ class Products:
         nbytes = 4 * self.tiling.points * shape.inputs * shape.outputs
         return nbytes > self.target.cache("l2", 1 << 18)
 
-    def _ahead(self, weights: Buffer, tile: Tile, strip: Expr) -> Callable[[Expr], None]:
+    def _ahead(self, strip: _Strip) -> Callable[[Expr], None]:
         """Asks for the next point's weights, a part in every strip: they lie behind this one's."""
-        code, strips = self.code, self.tiling.knobs.strips
-        lines = self.tiling.knobs.unroll * tile.width * 4 / _LINE
-        each = math.ceil(lines / strips)
+        knobs, width = self.tiling.knobs, strip.tile.width
+        lines = knobs.unroll * width * 4 / _LINE
+        each = math.ceil(lines / knobs.strips)
 
         def fetch(step: Expr) -> None:
             for n in range(each):
-                line = (step * strips + strip) * each + n
-                code.prefetch(weights, self.tiling.shape.inputs * tile.width + line * (_LINE // 4))
+                line = (step * knobs.strips + strip.number) * each + n
+                place = self.tiling.shape.inputs * width + line * (_LINE // 4)
+                self.code.prefetch(strip.weights, place)
 
         return fetch
 
-    def _along(self, weights: Buffer, tile: Tile, strip: Expr, size: int) -> Callable[[Expr], None]:
+    def _along(self, strip: _Strip, size: int) -> Callable[[Expr], None]:
         """The same, by blocks of `size` floats that a strip passes."""
-        knobs, whole = self.tiling.knobs, self.tiling.shape.inputs * tile.width
+        knobs, whole = self.tiling.knobs, self.tiling.shape.inputs * strip.tile.width
         step, floats = size // knobs.strips, _LINE // 4
 
         def fetch(block: Expr) -> None:
             # A strip's part; where that is less than a line for each block, one is asked for again.
-            place = strip * (whole // knobs.strips) + block * step
+            place = strip.number * (whole // knobs.strips) + block * step
             for line in range(-(-step // floats)):
-                self.code.prefetch(weights, whole + place + line * floats)
+                self.code.prefetch(strip.weights, whole + place + line * floats)
 
         return fetch
 
